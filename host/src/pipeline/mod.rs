@@ -1,0 +1,17 @@
+//! The line: what happens to a record between its source and its sinks.
+//!
+//! In: batches from a [`Source`]. Out: rows to [`Sink`]s, letters to [`DeadLetters`], positions to a [`Committer`].
+//! [`task`] reads in the order in which a batch travels. This room knows no vendor: Kafka, Cassandra, SQLite and the
+//! Wasm runtime stand behind the traits of [`seams`], each with a production and a memory implementation.
+
+pub mod checkpoint;
+pub mod seams;
+pub mod tracker;
+pub mod write_clock;
+
+pub use seams::{
+    Assignment, BatchLimits, CellSpec, Committer, DeadLetter, DeadLetters, Effects, Failure, FailureKind, LogLevel,
+    LogLine, MetricUpdate, OutOp, OutRow, Pending, Position, Reader, RowFailure, Sink, Source, SourceError,
+    SourceEvent, Span, SubscribedParts, Subscription, Transform, TransformError, TransformInput, TransformOutput,
+    TrapKind, Usage, Wants, Written,
+};

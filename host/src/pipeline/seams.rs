@@ -1,0 +1,504 @@
+//! The seams of the line. Each trait has a production implementation in its vendor's room and one in `memory`, and one
+//! conformance suite runs over all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::record::{
+    Batch, Digest, Field, FieldColumn, Offset, OutputField, SetColumn, SinkBatch, TopicPartition, WriteTime,
+};
+
+// ---------------------------------------------------------------------------------------------------------- source
+
+/// When a batch closes: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Records.
+    pub records: usize,
+    /// Bytes of keys, values and headers. A single larger record is a batch of its own.
+    pub bytes: usize,
+    /// Time since the first record of the batch came.
+    pub linger: Duration,
+}
+
+/// A pipeline's membership in the group that reads its topics.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Joins. What happens from now on goes to `events`, until [`Source::close`].
+    ///
+    /// # Errors
+    /// Where the source cannot be reached or refuses.
+    async fn open(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError>;
+
+    /// Leaves: commits what was handed over for commit while still a member, then closes. All readers must be dropped
+    /// before.
+    async fn close(&self);
+
+    /// For each assigned partition, one past its newest record (the high watermark), as far as known.
+    fn ends(&self) -> Vec<(TopicPartition, Offset)>;
+}
+
+/// What a source tells its supervisor.
+pub enum SourceEvent {
+    /// Partitions came.
+    Assigned(Vec<Assignment>),
+    /// Partitions go. Their tasks must be drained and their readers dropped before `done` is answered; unless they are
+    /// `lost` already, what was handed over for commit until then is committed after it.
+    Revoked {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+        /// They belong to somebody else already: nothing can be committed any more.
+        lost: bool,
+        /// To be answered when their tasks have ended.
+        done: oneshot::Sender<()>,
+    },
+    /// The source cannot go on.
+    Failed(SourceError),
+}
+
+/// One partition, handed to a task.
+pub struct Assignment {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Rises with each assignment of the source; acknowledgements of older ones are discarded.
+    pub generation: u64,
+    /// The first offset that the reader will give, or the one before which there is nothing.
+    pub start: Offset,
+    /// The metadata of the committed offset, where there is one.
+    pub metadata: Option<String>,
+    /// The metadata of the topic's other partitions, as committed by anybody in the group.
+    pub sibling_metadata: Vec<String>,
+    /// One past the newest record when the partition was assigned.
+    pub end_at_start: Offset,
+    /// The topic's own id, where the source knows one: a topic made anew has another.
+    pub topic_id: Option<String>,
+    /// Gives the records.
+    pub reader: Box<dyn Reader>,
+    /// Takes positions.
+    pub committer: Arc<dyn Committer>,
+}
+
+/// Reads one partition, in offset order. Offsets may have gaps, but never repeat or fall.
+#[async_trait]
+pub trait Reader: Send {
+    /// The next batch, as soon as a limit is reached; waits for a first record without end. Cancel-safe: a dropped call
+    /// loses no record.
+    ///
+    /// # Errors
+    /// Where the partition cannot be read on.
+    async fn next_batch(&mut self, limits: BatchLimits) -> Result<Batch, SourceError>;
+}
+
+/// A position to commit: everything below `next` is durable or decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The offset to resume at.
+    pub next: Offset,
+    /// Text of at most 4,000 characters that comes back with the offset.
+    pub metadata: String,
+}
+
+/// Takes positions of one partition under one assignment.
+pub trait Committer: Send + Sync {
+    /// Hands over a position; positions never fall. It is committed within a second, and at the latest when the
+    /// partition is revoked or the source closes. After the assignment has ended it is discarded.
+    fn commit(&self, position: Position);
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SourceError {
+    /// Nobody answers, or not in time.
+    #[error("{system} cannot be reached: {message}")]
+    Unreachable {
+        /// Which system, with its address.
+        system: String,
+        /// What its client said.
+        message: String,
+    },
+    /// Refused: authorisation, an unknown topic, a setting.
+    #[error("{0}")]
+    Refused(String),
+    /// Records that were not yet read are gone.
+    #[error("{partition}: records {from} to {to} are gone ({reason}); {remedy}")]
+    Lost {
+        /// Where.
+        partition: TopicPartition,
+        /// First lost offset.
+        from: Offset,
+        /// Last lost offset.
+        to: Offset,
+        /// Retention, a topic made anew, ...
+        reason: String,
+        /// What the operator can do.
+        remedy: String,
+    },
+    /// The client failed in a way of its own.
+    #[error("{0}")]
+    Broken(String),
+}
+
+// ------------------------------------------------------------------------------------------------------- transform
+
+/// What a plugin reads and sets; see `subscription` in `wit/types.wit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscription {
+    /// Parts of the record.
+    pub parts: SubscribedParts,
+    /// Headers by name.
+    pub headers: Vec<String>,
+    /// Named outputs; index + 1 is the route.
+    pub routes: Vec<String>,
+    /// Typed fields read.
+    pub value_fields: Vec<Field>,
+    /// Typed fields set.
+    pub set_fields: Vec<OutputField>,
+}
+
+/// Parts of a record that cross to the plugin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of the interface")]
+pub struct SubscribedParts {
+    /// The key.
+    pub key: bool,
+    /// The raw value.
+    pub value: bool,
+    /// All headers, packed.
+    pub all_headers: bool,
+    /// The offset.
+    pub offset: bool,
+    /// The timestamp.
+    pub timestamp: bool,
+}
+
+/// One step of a pipeline: a function from a batch to what should happen with it. Called on compute threads, from
+/// several at once; never blocks on the network.
+pub trait Transform: Send + Sync {
+    /// The plugin's name.
+    fn name(&self) -> &str;
+
+    /// The digest of its artifact.
+    fn digest(&self) -> Digest;
+
+    /// What it reads and sets.
+    fn subscription(&self) -> &Subscription;
+
+    /// Handles a batch. All or nothing: an error leaves no trace but its own content. After an error the next call
+    /// runs on a fresh instance.
+    ///
+    /// # Errors
+    /// A trap, a limit, or the plugin's own word that the batch failed.
+    fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError>;
+}
+
+/// What a step gets.
+#[derive(Debug, Clone, Copy)]
+pub struct TransformInput<'a> {
+    /// The records; all parts, of which only the subscribed ones cross.
+    pub batch: &'a Batch,
+    /// One column for each of the subscription's `value_fields`.
+    pub value_fields: &'a [FieldColumn],
+}
+
+/// What a step said, checked: every row and span exists, rows never fall, every column has a cell for each row.
+#[derive(Debug, Clone, Default)]
+pub struct TransformOutput {
+    /// The rows that leave, in order.
+    pub rows: Vec<OutRow>,
+    /// What spans point into.
+    pub data: Vec<u8>,
+    /// One column for each of the subscription's `set_fields`, one cell for each of `rows`.
+    pub set_fields: Vec<SetColumn>,
+    /// Records that failed; rows rise.
+    pub failures: Vec<Failure>,
+    /// What the plugin logged and counted; released when the batch has succeeded.
+    pub effects: Effects,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// A piece of [`TransformOutput::data`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+/// One row that leaves a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutRow {
+    /// The input row.
+    pub row: u32,
+    /// What becomes of it.
+    pub op: OutOp,
+    /// 0 is the default output, i + 1 the subscription's `routes[i]`.
+    pub route: u32,
+}
+
+/// What becomes of a row; see `selection` in `wit/types.wit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOp {
+    /// The record, with its set fields.
+    Keep,
+    /// The record with another value.
+    Replace(Span),
+    /// The record with a null value.
+    Tombstone,
+    /// A whole packed record, checked.
+    Emit(Span),
+    /// The row is deleted.
+    Delete,
+    /// A value of the set fields alone.
+    New,
+}
+
+/// A record that a plugin failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The input row.
+    pub row: u32,
+    /// What to do.
+    pub kind: FailureKind,
+    /// Short and stable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// What to do with a failed record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// To the dead letters.
+    Reject,
+    /// Again after a delay.
+    Retry(Duration),
+    /// Pass over, and count.
+    Skip,
+}
+
+/// What a plugin said to the operator while it handled a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Effects {
+    /// Log lines, cut and capped.
+    pub logs: Vec<LogLine>,
+    /// Lines beyond the cap, not kept.
+    pub logs_dropped: u64,
+    /// Updates of metrics, in order.
+    pub metrics: Vec<MetricUpdate>,
+}
+
+/// A line that a plugin logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How loud.
+    pub level: LogLevel,
+    /// What.
+    pub message: String,
+}
+
+/// How loud a plugin's line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// debug
+    Debug,
+    /// info
+    Info,
+    /// warn
+    Warn,
+    /// error
+    Error,
+}
+
+/// One update of a plugin's own metric.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetricUpdate {
+    /// Add to a counter.
+    Count(String, u64),
+    /// Set a gauge.
+    Gauge(String, f64),
+    /// Observe in a histogram.
+    Observe(String, f64),
+}
+
+/// What a call cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Thread CPU time in the guest, nanoseconds.
+    pub cpu_ns: u64,
+    /// The instance's linear memory after the call, bytes.
+    pub memory_bytes: u64,
+}
+
+/// Why a batch failed as a whole.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransformError {
+    /// The guest trapped, hit a limit, or told a lie; its instance is gone.
+    #[error("{kind}: {message}")]
+    Trap {
+        /// Which kind.
+        kind: TrapKind,
+        /// What happened.
+        message: String,
+        /// The guest's backtrace, one frame a line.
+        backtrace: String,
+        /// Its last log lines.
+        logs: Vec<LogLine>,
+    },
+    /// The plugin asks for the batch to be tried again.
+    #[error("the plugin asks to try again: {0}")]
+    Retry(String),
+    /// The wall deadline passed while the CPU budget did not: the machine is too busy. Never the record's fault.
+    #[error("the machine was too busy: {0}")]
+    Busy(String),
+}
+
+/// Kinds of traps; the display is the code of the dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TrapKind {
+    /// unreachable, out of bounds, stack overflow, a panic, ...
+    Trap,
+    /// The CPU limit.
+    CpuLimit,
+    /// The memory limit.
+    MemoryLimit,
+    /// Too many bytes came out.
+    OutputLimit,
+    /// Tables that lie.
+    InvalidOutput,
+    /// `error.fatal`
+    Fatal,
+}
+
+impl std::fmt::Display for TrapKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Trap => "plugin.trap",
+            Self::CpuLimit => "plugin.cpu_limit",
+            Self::MemoryLimit => "plugin.memory_limit",
+            Self::OutputLimit => "plugin.output_limit",
+            Self::InvalidOutput => "plugin.invalid_output",
+            Self::Fatal => "plugin.fatal",
+        })
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ sink
+
+/// What a sink wants to be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wants {
+    /// Keys, values and headers.
+    Records,
+    /// These columns, as cells.
+    Cells(Vec<CellSpec>),
+}
+
+/// A column of a table, and where its cells come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellSpec {
+    /// The column's name in the table.
+    pub column: String,
+    /// The path in the record's value, or among the set fields.
+    pub path: Vec<String>,
+}
+
+/// Where rows end. Every implementation retries transient errors by itself, without end: a time-out is never success.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// What to give it.
+    fn wants(&self) -> &Wants;
+
+    /// Accepts a batch; waits while too much is under way. Batches are accepted in order. The answer resolves when
+    /// every row is durable or refused for good; dropping it gives up waiting, not writing.
+    async fn write(&self, batch: SinkBatch) -> Pending;
+
+    /// Why nothing gets through at the moment, if so: for status and alerts.
+    fn blocked(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The answer to a write.
+pub type Pending = BoxFuture<'static, Written>;
+
+/// What became of a batch: all rows are durable but those named here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows that can never be written.
+    pub failures: Vec<RowFailure>,
+    /// Rows that had expired before they were written, and so were not.
+    pub expired: u64,
+    /// Bytes of what was written, roughly.
+    pub bytes: u64,
+}
+
+/// A row that can never be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowFailure {
+    /// Its row in the batch.
+    pub row: usize,
+    /// Short and stable: `sink.bad_value`, `sink.too_large`, ...
+    pub code: String,
+    /// For people: column, what was found, what is wanted. No payloads beyond a short excerpt.
+    pub message: String,
+}
+
+// ---------------------------------------------------------------------------------------------------- dead letters
+
+/// A record that could not be handled, with all that is needed to repair and redrive it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Where the record stands.
+    pub source: TopicPartition,
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp in milliseconds.
+    pub timestamp_ms: Option<i64>,
+    /// Its raw key.
+    pub key: Option<Vec<u8>>,
+    /// Its raw value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers, packed as `all-headers` in `wit/types.wit`.
+    pub headers: Vec<u8>,
+    /// `decode`, `transform:<plugin>` or `sink:<output>`.
+    pub stage: String,
+    /// Short and stable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// The guest's backtrace, where there is one.
+    pub backtrace: Option<String>,
+    /// The guest's last log lines, where they matter.
+    pub logs: Vec<LogLine>,
+    /// The digests of the pipeline's plugins, short, in order.
+    pub digests: Vec<String>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The write time of its rows: a redrive writes at this time.
+    pub write_time: WriteTime,
+    /// Some of its outputs were written.
+    pub partial: bool,
+    /// The `pelton-id`: topic, partition, offset, and 0.
+    pub id: String,
+}
+
+/// Where dead letters go.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// Writes letters; retries without end. All are durable when it returns.
+    async fn write(&self, letters: Vec<DeadLetter>);
+
+    /// Why nothing gets through at the moment, if so.
+    fn blocked(&self) -> Option<String> {
+        None
+    }
+}

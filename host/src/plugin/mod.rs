@@ -1,0 +1,5 @@
+//! The plugin host.
+
+mod capability;
+
+pub use capability::Capability;

@@ -1,0 +1,83 @@
+//! Typed field columns, in the layout of `wit/types.wit`.
+
+/// The type of a field column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldType {
+    /// count x u8, 0 or 1
+    Boolean,
+    /// count x i64
+    S64,
+    /// count x f64
+    F64,
+    /// (count + 1) x u32 offsets into `data`; UTF-8
+    Text,
+    /// count x u32 into the dictionary in `data`
+    Symbol,
+    /// as text, any bytes
+    Bytes,
+    /// as text, the raw JSON text of the value
+    Json,
+}
+
+/// What becomes of a row whose field is absent, or does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// The record goes to the dead letters.
+    Reject,
+    /// The cell is null.
+    Null,
+}
+
+/// A typed field that a plugin reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Object keys from the root of the value.
+    pub path: Vec<String>,
+    /// The type wanted.
+    pub field_type: FieldType,
+    /// Absent or null.
+    pub on_missing: Policy,
+    /// Of another type, or out of range.
+    pub on_mismatch: Policy,
+}
+
+/// A typed field that a plugin sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputField {
+    /// Object keys from the root of the value.
+    pub path: Vec<String>,
+    /// The type of its cells.
+    pub field_type: FieldType,
+}
+
+/// A typed column for a plugin; see `field-column` in `wit/types.wit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldColumn {
+    /// Bit i (least significant first): row i is not null. Empty: no nulls.
+    pub validity: Vec<u8>,
+    /// Cells, or offsets of cells.
+    pub values: Vec<u8>,
+    /// Bytes of cells.
+    pub data: Vec<u8>,
+}
+
+/// A typed column from a plugin, one cell an output row; see `set-column` in `wit/types.wit`. Checked when it comes in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetColumn {
+    /// One of the `FIELD_STATE_*` a row; empty: all rows set the value.
+    pub state: Vec<u8>,
+    /// Cells, or offsets of cells.
+    pub values: Vec<u8>,
+    /// Bytes of cells.
+    pub data: Vec<u8>,
+}
+
+/// The field stays as it is.
+pub const FIELD_STATE_LEAVE: u8 = 0;
+/// The field gets the value.
+pub const FIELD_STATE_SET: u8 = 1;
+/// The field becomes null.
+pub const FIELD_STATE_NULL: u8 = 2;
+/// The field is removed.
+pub const FIELD_STATE_REMOVE: u8 = 3;
