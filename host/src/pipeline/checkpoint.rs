@@ -1,1 +1,231 @@
-//! (see below)
+//! What stands beside a committed offset, so that whoever goes on writes the very same.
+//!
+//! In: what the task knows of the last record below the offset. Out: one line of JSON in the commit metadata, and back.
+//! Kafka caps metadata at 4,096 characters and drops the whole commit above: [`Checkpoint::encode`] stays far below.
+
+use serde::{Deserialize, Serialize};
+
+/// Commit metadata of one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The version of this layout.
+    #[serde(rename = "v")]
+    version: u32,
+    /// `h` of the last record below the offset.
+    pub h: i64,
+    /// Short digests of the plugins that handled it, in step order.
+    #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
+    /// Short digest of the pipeline's configuration.
+    #[serde(rename = "c")]
+    pub configuration: String,
+    /// The epoch under which records from the offset on are written while they lie below `epoch_until`.
+    #[serde(rename = "e", default, skip_serializing_if = "is_zero")]
+    pub epoch: u8,
+    /// One past the last record that an older version may have written.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub epoch_until: Option<i64>,
+    /// How many partitions the topic had: one with a higher number is new, and starts its clock at the topic's highest.
+    #[serde(rename = "n", default)]
+    pub partitions_total: i32,
+    /// The topic's own id.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+fn is_zero(epoch: &u8) -> bool {
+    *epoch == 0
+}
+
+const VERSION: u32 = 1;
+
+/// Metadata above this length are refused by brokers with default settings (4,096), with room to spare.
+pub const METADATA_CHARS_MAX: usize = 4_000;
+
+/// Commit metadata that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not ours: the group was committed by another program, or by hand.
+    #[error("the commit metadata are not Pelton's ({0}); was the group's offset set by another tool?")]
+    Foreign(String),
+    /// Written by a newer Pelton.
+    #[error("the commit metadata have version {0}; this Pelton reads up to {VERSION}")]
+    Newer(u32),
+}
+
+impl Checkpoint {
+    /// A checkpoint of this version.
+    #[must_use]
+    pub fn new(h: i64, digests: Vec<String>, configuration: String) -> Self {
+        Self {
+            version: VERSION,
+            h,
+            digests,
+            configuration,
+            epoch: 0,
+            epoch_until: None,
+            partitions_total: 0,
+            topic_id: None,
+        }
+    }
+
+    /// One line of JSON, below [`METADATA_CHARS_MAX`].
+    #[must_use]
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).expect("plain fields always encode")
+    }
+
+    /// Where the clock of a partition without a committed offset starts, in the light of the topic's other partitions:
+    /// a partition that was added since starts at the highest `h` of the topic, so that a key that moved to it does not
+    /// go back in time; any other at zero.
+    #[must_use]
+    pub fn start_h(partition: i32, siblings: &[Self]) -> i64 {
+        let is_new =
+            siblings.iter().any(|sibling| sibling.partitions_total > 0 && partition >= sibling.partitions_total);
+        if is_new { siblings.iter().map(|sibling| sibling.h).max().unwrap_or(0) } else { 0 }
+    }
+
+    /// Reads metadata.
+    ///
+    /// # Errors
+    /// Where they are not ours, or newer than we are.
+    pub fn parse(metadata: &str) -> Result<Self, CheckpointError> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let foreign = |error: serde_json::Error| CheckpointError::Foreign(error.to_string());
+        let Version { v } = serde_json::from_str(metadata).map_err(foreign)?;
+        if v > VERSION {
+            return Err(CheckpointError::Newer(v));
+        }
+        serde_json::from_str(metadata).map_err(foreign)
+    }
+}
+
+/// Which epoch records are written under: base, but for those that an older version may have written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EpochPlan {
+    /// The epoch of records below `until`.
+    pub epoch: u8,
+    /// One past the last record that an older version may have written; records from here on are written at epoch 0.
+    pub until: i64,
+}
+
+impl EpochPlan {
+    /// The plan after an assignment at `start`, whose partition ended at `end`. `now` is what will be committed under
+    /// the running plugins and configuration.
+    ///
+    /// # Errors
+    /// Where the ten epochs are used up: the range was written by ten versions already.
+    pub fn at_assignment(
+        committed: Option<&Checkpoint>,
+        digests: &[String],
+        configuration: &str,
+        start: i64,
+        end: i64,
+    ) -> Result<Self, EpochsUsedUp> {
+        let Some(committed) = committed else { return Ok(Self::default()) };
+        let running = Self { epoch: committed.epoch, until: committed.epoch_until.unwrap_or(0) };
+        if committed.digests == digests && committed.configuration == configuration {
+            return Ok(running);
+        }
+        let older_epoch = if running.until > start { running.epoch } else { 0 };
+        let epoch = older_epoch + 1;
+        if epoch > super::write_clock::EPOCH_MAX {
+            return Err(EpochsUsedUp { from: start, to: end.max(running.until) });
+        }
+        Ok(Self { epoch, until: end.max(running.until) })
+    }
+
+    /// The epoch of a record.
+    #[must_use]
+    pub fn of(self, offset: i64) -> u8 {
+        if offset < self.until { self.epoch } else { 0 }
+    }
+
+    /// Puts the plan into a checkpoint that resumes at `next`.
+    pub fn note(self, next: i64, checkpoint: &mut Checkpoint) {
+        if next < self.until && self.epoch > 0 {
+            checkpoint.epoch = self.epoch;
+            checkpoint.epoch_until = Some(self.until);
+        }
+    }
+}
+
+/// The same records were begun by more versions than there are epochs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "records {from} to {to} were begun by ten versions of the pipeline without an end; let one version finish them \
+     before the next is deployed, or read them into an empty table under a new group"
+)]
+pub struct EpochsUsedUp {
+    /// First record.
+    pub from: i64,
+    /// One past the last.
+    pub to: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint::new(1_700_000_000_000_010, vec!["0123456789abcdef".into()], "fedcba9876543210".into())
+    }
+
+    #[test]
+    fn comes_back_as_it_was() {
+        let mut checkpoint = checkpoint();
+        assert_eq!(Checkpoint::parse(&checkpoint.encode()).as_ref(), Ok(&checkpoint));
+        EpochPlan { epoch: 3, until: 12 }.note(4, &mut checkpoint);
+        checkpoint.topic_id = Some("id".into());
+        assert_eq!(Checkpoint::parse(&checkpoint.encode()).as_ref(), Ok(&checkpoint));
+    }
+
+    #[test]
+    fn stays_below_the_cap_with_a_hundred_steps() {
+        let checkpoint = Checkpoint::new(i64::MAX, vec!["0123456789abcdef".into(); 100], "fedcba9876543210".into());
+        assert!(checkpoint.encode().len() < METADATA_CHARS_MAX);
+    }
+
+    #[test]
+    fn foreign_and_newer_metadata_are_told_apart() {
+        assert!(matches!(Checkpoint::parse(""), Err(CheckpointError::Foreign(_))));
+        assert!(matches!(Checkpoint::parse("by hand"), Err(CheckpointError::Foreign(_))));
+        assert_eq!(Checkpoint::parse(r#"{"v":2}"#), Err(CheckpointError::Newer(2)));
+    }
+
+    #[test]
+    fn only_a_partition_that_was_added_starts_at_the_topics_highest() {
+        let mut sibling = checkpoint();
+        sibling.partitions_total = 4;
+        assert_eq!(Checkpoint::start_h(3, &[sibling.clone()]), 0);
+        assert_eq!(Checkpoint::start_h(4, &[sibling.clone(), checkpoint()]), sibling.h);
+        assert_eq!(Checkpoint::start_h(0, &[]), 0);
+    }
+
+    #[test]
+    fn what_an_older_version_may_have_written_gets_the_next_epoch() {
+        let old = checkpoint();
+        let plan = |committed: &Checkpoint, configuration: &str, start, end| {
+            EpochPlan::at_assignment(Some(committed), &old.digests, configuration, start, end)
+        };
+        assert_eq!(plan(&old, &old.configuration, 5, 9), Ok(EpochPlan::default()));
+        let next = plan(&old, "changed", 5, 9).unwrap();
+        assert_eq!((next.of(5), next.of(8), next.of(9)), (1, 1, 0));
+
+        // A third version begins while the second is still inside the range: it must beat both.
+        let mut inside = Checkpoint::new(0, old.digests.clone(), "changed".into());
+        next.note(7, &mut inside);
+        let third = plan(&inside, "changed again", 7, 8).unwrap();
+        assert_eq!((third.of(7), third.of(8), third.of(9)), (2, 2, 0));
+
+        // A restart of the second version inside the range goes on as it was.
+        assert_eq!(plan(&inside, "changed", 7, 20), Ok(next));
+
+        inside.epoch = 9;
+        assert!(plan(&inside, "changed again", 7, 8).is_err());
+    }
+}

@@ -72,6 +72,8 @@ pub struct Assignment {
     pub metadata: Option<String>,
     /// The metadata of the topic's other partitions, as committed by anybody in the group.
     pub sibling_metadata: Vec<String>,
+    /// How many partitions the topic has now.
+    pub partitions_total: i32,
     /// One past the newest record when the partition was assigned.
     pub end_at_start: Offset,
     /// The topic's own id, where the source knows one: a topic made anew has another.
