@@ -27,5 +27,6 @@ pub mod pipeline;
 pub mod plugin;
 pub mod record;
 pub mod sqlite;
+pub mod status;
 pub mod supervisor;
 pub mod telemetry;

@@ -1,0 +1,71 @@
+//! Log lines on standard error, for people or as JSON.
+//!
+//! In: `log:` of `pelton.yaml`, and `RUST_LOG`, which goes first. Out: one line an event. What is logged is up to the
+//! rooms; they never log a payload or a secret.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::config::LogSettings;
+
+/// The level is no level.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{source_name} is no log level: {message}; write a level (error, warn, info, debug, trace) or `target=level,...`"
+)]
+pub struct LoggingError {
+    /// `log.level` or `RUST_LOG`.
+    pub source_name: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Starts logging for this process. Where logging has already started, the first settings stay.
+///
+/// # Errors
+/// Where the level cannot be read.
+pub fn init_logging(settings: &LogSettings) -> Result<(), LoggingError> {
+    let filter = filter(settings, std::env::var("RUST_LOG").ok())?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A second start in one process (tests do that) keeps the first.
+    let _ = if settings.json {
+        lines.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        lines.with_target(true).try_init()
+    };
+    Ok(())
+}
+
+fn filter(settings: &LogSettings, from_environment: Option<String>) -> Result<EnvFilter, LoggingError> {
+    let (source_name, text) = match from_environment.filter(|text| !text.trim().is_empty()) {
+        Some(text) => ("RUST_LOG", text),
+        None => ("log.level", settings.level.clone()),
+    };
+    EnvFilter::try_new(&text).map_err(|error| LoggingError { source_name, message: format!("`{text}`: {error}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(level: &str) -> LogSettings {
+        LogSettings { json: false, level: level.into() }
+    }
+
+    #[test]
+    fn the_environment_goes_first() {
+        assert_eq!(filter(&settings("info"), None).expect("info is a level").to_string(), "info");
+        assert_eq!(filter(&settings("info"), Some("debug".into())).expect("debug is a level").to_string(), "debug");
+        assert_eq!(filter(&settings("warn"), Some("  ".into())).expect("nothing is set").to_string(), "warn");
+    }
+
+    #[test]
+    fn a_bad_level_says_where_it_stands() {
+        let error = filter(&settings("pelton=loud"), None).expect_err("loud is no level");
+        assert!(error.to_string().starts_with("log.level is no log level: `pelton=loud`"), "{error}");
+    }
+}
