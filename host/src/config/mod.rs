@@ -13,6 +13,12 @@ use std::time::Duration;
 use crate::pipeline::BatchLimits;
 use crate::plugin::Capability;
 
+mod positions;
+mod problem;
+
+pub use positions::Positions;
+pub use problem::{ConfigErrors, Problem, Severity};
+
 /// A whole, valid project.
 #[derive(Debug, Clone)]
 pub struct Project {
@@ -22,6 +28,8 @@ pub struct Project {
     pub settings: Settings,
     /// `pipelines/*.yaml`, by name.
     pub pipelines: Vec<Pipeline>,
+    /// Where each key stands, for problems that are found after loading.
+    pub positions: Positions,
 }
 
 /// What all pipelines share: `pelton.yaml`.
