@@ -1,1 +1,70 @@
-//! (see below)
+//! What the daemon tells over HTTP, and what it can be told.
+//!
+//! In: requests on `admin: listen` (loopback by default; there is no authentication). Out: health, readiness, metrics
+//! and status from snapshots; pause and resume as commands to the supervisor. Never touches a task, never shows a
+//! payload or a secret. All JSON stands in [`view`] and [`crate::status`]; [`client`] is the other end, for the CLI.
+
+pub mod client;
+mod handlers;
+pub mod view;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::status::{Commands, StatusBoard};
+use crate::telemetry::Telemetry;
+
+/// How long requests under way may take after the shutdown began.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the handlers read and where they send.
+#[derive(Clone)]
+struct Shared {
+    board: StatusBoard,
+    telemetry: Telemetry,
+    commands: Commands,
+}
+
+/// Serves until `shutdown`, then a little longer for requests under way.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    board: StatusBoard,
+    telemetry: Telemetry,
+    commands: Commands,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let router = router(Shared { board, telemetry, commands });
+    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let grace = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = grace => Ok(()),
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(handlers::index))
+        .route("/healthz", get(handlers::health))
+        .route("/readyz", get(handlers::ready))
+        .route("/metrics", get(handlers::metrics))
+        .route("/status", get(handlers::status))
+        .route("/pipelines/{name}/pause", post(handlers::pause))
+        .route("/pipelines/{name}/resume", post(handlers::resume))
+        .fallback(handlers::unknown)
+        .method_not_allowed_fallback(handlers::wrong_method)
+        .with_state(shared)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The other end of the admin interface, for the CLI.
+//!
+//! In: the address of a running daemon. Out: its status, or what it answered to a command. Blocks; never used inside
+//! the daemon.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::view::{PipelineAnswer, Problem};
+use crate::status::ProcessStatus;
+
+/// How long to wait for a connection and for plain reads.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait for a command: a pause drains first.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Speaks to one daemon.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    address: SocketAddr,
+    agent: ureq::Agent,
+}
+
+/// Why there is no answer, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens, or it does not answer.
+    #[error(
+        "no daemon answers at {address} ({message}); start one with `pelton run`, or name another address with --admin"
+    )]
+    NoAnswer {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        message: String,
+    },
+    /// The daemon says no.
+    #[error("{0}")]
+    Refused(String),
+    /// Something answers that is no daemon of this version.
+    #[error("what answers at {address} is no pelton daemon of this version: {message}")]
+    Unreadable {
+        /// Where.
+        address: SocketAddr,
+        /// What was wrong.
+        message: String,
+    },
+}
+
+impl AdminClient {
+    /// For the daemon that listens on `address`; one that listens on every address is asked on loopback.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        let mut address = address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            });
+        }
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(TIMEOUT))
+            .proxy(None)
+            .max_redirects(0)
+            .build();
+        Self { address, agent: config.new_agent() }
+    }
+
+    /// Where the daemon is asked.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the daemon is doing.
+    ///
+    /// # Errors
+    /// Where nobody answers, or not in this version's words.
+    pub fn status(&self) -> Result<ProcessStatus, ClientError> {
+        let request = self.agent.get(self.url("/status")).config().timeout_global(Some(TIMEOUT)).build();
+        self.read(request.call())
+    }
+
+    /// Pauses a pipeline; answers when it stands still.
+    ///
+    /// # Errors
+    /// Where nobody answers, or the daemon refuses.
+    pub fn pause(&self, pipeline: &str) -> Result<PipelineAnswer, ClientError> {
+        self.command(pipeline, "pause")
+    }
+
+    /// Resumes a pipeline.
+    ///
+    /// # Errors
+    /// Where nobody answers, or the daemon refuses.
+    pub fn resume(&self, pipeline: &str) -> Result<PipelineAnswer, ClientError> {
+        self.command(pipeline, "resume")
+    }
+
+    fn command(&self, pipeline: &str, verb: &str) -> Result<PipelineAnswer, ClientError> {
+        let url = self.url(&format!("/pipelines/{}/{verb}", percent_encoded(pipeline)));
+        let request = self.agent.post(url).config().timeout_global(Some(COMMAND_TIMEOUT)).build();
+        self.read(request.send_empty())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<T, ClientError> {
+        let mut response =
+            response.map_err(|error| ClientError::NoAnswer { address: self.address, message: error.to_string() })?;
+        let unreadable = |message: String| ClientError::Unreadable { address: self.address, message };
+        let code = response.status();
+        let text = response.body_mut().read_to_string().map_err(|error| unreadable(error.to_string()))?;
+        if code.is_success() {
+            return serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()));
+        }
+        match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => Err(ClientError::Refused(problem.error)),
+            Err(_) => Err(unreadable(format!("it answers with status {code}"))),
+        }
+    }
+}
+
+/// A name as one segment of a path.
+fn percent_encoded(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

@@ -1,0 +1,98 @@
+//! One function a route: from a snapshot to an answer, or from a request to a command.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Shared;
+use super::view::{Health, Index, PipelineAnswer, Problem, Ready};
+use crate::status::{CommandError, PipelineState};
+use crate::telemetry::EXPOSITION_TYPE;
+
+/// What there is, for people who look.
+pub(super) const ENDPOINTS: [&str; 6] = [
+    "GET  /healthz                    the process answers",
+    "GET  /readyz                     the process does all its work; 503 and the causes where not",
+    "GET  /metrics                    numbers for Prometheus",
+    "GET  /status                     pipelines, partitions, lag, rates, dead letters",
+    "POST /pipelines/{name}/pause     finish what is under way, commit, stand still",
+    "POST /pipelines/{name}/resume    read on from the committed offsets",
+];
+
+pub(super) async fn index() -> Json<Index> {
+    Json(Index {
+        name: "pelton".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        endpoints: ENDPOINTS.map(str::to_owned).to_vec(),
+    })
+}
+
+pub(super) async fn health() -> Json<Health> {
+    Json(Health { status: "ok".into() })
+}
+
+pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Ready>) {
+    let causes = shared.board.read().unready_causes();
+    let code = if causes.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(Ready { ready: causes.is_empty(), causes }))
+}
+
+pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
+    ([(header::CONTENT_TYPE, EXPOSITION_TYPE)], shared.telemetry.exposition()).into_response()
+}
+
+pub(super) async fn status(State(shared): State<Shared>) -> Response {
+    Json(&*shared.board.read()).into_response()
+}
+
+pub(super) async fn pause(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    answer(name.clone(), shared.commands.pause(&name).await)
+}
+
+pub(super) async fn resume(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    answer(name.clone(), shared.commands.resume(&name).await)
+}
+
+pub(super) async fn unknown(uri: Uri) -> Response {
+    let error = format!("there is nothing at {}; GET / lists what there is", uri.path());
+    problem(StatusCode::NOT_FOUND, error)
+}
+
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let error = format!("{} does not take {method}; GET / lists what there is", uri.path());
+    problem(StatusCode::METHOD_NOT_ALLOWED, error)
+}
+
+fn answer(pipeline: String, result: Result<PipelineState, CommandError>) -> Response {
+    match result {
+        Ok(state) => Json(PipelineAnswer { pipeline, state }).into_response(),
+        Err(error) => {
+            let code = match error {
+                CommandError::UnknownPipeline { .. } => StatusCode::NOT_FOUND,
+                CommandError::Refused { .. } => StatusCode::CONFLICT,
+                CommandError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            problem(code, error.to_string())
+        }
+    }
+}
+
+/// A web page of somebody else, open in a browser on this machine, can send a POST here. Browsers name the page's
+/// origin; tools name none.
+fn refuse_foreign_page(headers: &HeaderMap) -> Option<Response> {
+    let origin = headers.get(header::ORIGIN)?;
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, at)| at == host);
+    (!own).then(|| problem(StatusCode::FORBIDDEN, "commands from a page of another origin are refused".to_owned()))
+}
+
+fn problem(code: StatusCode, error: String) -> Response {
+    (code, Json(Problem { error })).into_response()
+}

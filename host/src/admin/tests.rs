@@ -1,0 +1,160 @@
+use tokio::task::spawn_blocking;
+
+use super::client::{AdminClient, ClientError};
+use super::view::Ready;
+use super::*;
+use crate::status::{Command, CommandError, Phase, PipelineState, PipelineStatus};
+use crate::telemetry::Metric;
+
+/// A server on a free port, with a supervisor that knows one pipeline, `orders`.
+struct Server {
+    client: AdminClient,
+    board: StatusBoard,
+    telemetry: Telemetry,
+    shutdown: CancellationToken,
+    ended: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+async fn server() -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let client = AdminClient::new(listener.local_addr().expect("a bound address"));
+    let (board, telemetry, shutdown) = (StatusBoard::new(1), Telemetry::new(), CancellationToken::new());
+    let (commands, mut asked) = Commands::channel();
+    tokio::spawn(async move {
+        while let Some(command) = asked.recv().await {
+            let (pipeline, reply, state) = match command {
+                Command::Pause { pipeline, reply } => (pipeline, reply, PipelineState::Paused),
+                Command::Resume { pipeline, reply } => (pipeline, reply, PipelineState::Running),
+            };
+            let known = vec!["orders".to_owned()];
+            let answer = match pipeline.as_str() {
+                "orders" => Ok(state),
+                "stuck" => Err(CommandError::Refused {
+                    name: pipeline,
+                    state: PipelineState::Stopped,
+                    message: "its topic is gone".into(),
+                }),
+                _ => Err(CommandError::UnknownPipeline { name: pipeline, known }),
+            };
+            reply.send(answer).ok();
+        }
+    });
+    let ended = tokio::spawn(serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
+    Server { client, board, telemetry, shutdown, ended }
+}
+
+/// Status code, content type and body of a plain GET.
+async fn get_text(server: &Server, path: &'static str) -> (u16, String, String) {
+    let url = format!("http://{}{path}", server.client.address());
+    spawn_blocking(move || {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent();
+        let mut response = agent.get(url).call().expect("an answer");
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
+        (response.status().as_u16(), kind, response.body_mut().read_to_string().expect("text"))
+    })
+    .await
+    .expect("the request ends")
+}
+
+#[tokio::test]
+async fn is_healthy_at_once_and_ready_when_its_pipelines_run() {
+    let server = server().await;
+    assert_eq!(get_text(&server, "/healthz").await.2, r#"{"status":"ok"}"#);
+    let (code, _, body) = get_text(&server, "/readyz").await;
+    let ready: Ready = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((code, ready.ready, ready.causes.as_slice()), (503, false, &["the process is starting".to_owned()][..]));
+
+    let mut orders = PipelineStatus::starting("orders");
+    orders.state = PipelineState::Running;
+    server.board.publish(Phase::Running, vec![orders.clone()]);
+    assert_eq!(get_text(&server, "/readyz").await.0, 200);
+
+    orders.state = PipelineState::Stopped;
+    orders.cause = Some("topic shop.orders is gone".into());
+    server.board.publish(Phase::Running, vec![orders]);
+    let (code, _, body) = get_text(&server, "/readyz").await;
+    assert_eq!(code, 503);
+    assert!(body.contains("pipeline orders: stopped: topic shop.orders is gone"), "{body}");
+}
+
+#[tokio::test]
+async fn gives_metrics_as_prometheus_reads_them() {
+    let server = server().await;
+    server.telemetry.count(Metric::Pauses, &[("pipeline", "orders"), ("cause", "breaker")], 1);
+    let (code, kind, body) = get_text(&server, "/metrics").await;
+    assert_eq!((code, kind.as_str()), (200, crate::telemetry::EXPOSITION_TYPE));
+    assert!(body.contains("\npelton_pauses_total{pipeline=\"orders\",cause=\"breaker\"} 1\n"), "{body}");
+    assert!(body.contains("\npelton_memory_bytes{} "), "{body}");
+}
+
+#[tokio::test]
+async fn the_client_reads_what_the_board_says() {
+    let server = server().await;
+    let mut orders = PipelineStatus::starting("orders");
+    orders.cause = Some("Kafka at 127.0.0.1:1 cannot be reached".into());
+    orders.dead_letters_total.insert("negative_amount".into(), 4);
+    server.board.publish(Phase::Running, vec![orders]);
+    let client = server.client.clone();
+    let status = spawn_blocking(move || client.status()).await.expect("the request ends").expect("a status");
+    assert_eq!(status, *server.board.read());
+}
+
+#[tokio::test]
+async fn commands_reach_the_supervisor_and_refusals_the_caller() {
+    let server = server().await;
+    let client = server.client.clone();
+    spawn_blocking(move || {
+        assert_eq!(client.pause("orders").expect("paused").state, PipelineState::Paused);
+        assert_eq!(client.resume("orders").expect("resumed").state, PipelineState::Running);
+        let unknown = client.pause("a/b ü").expect_err("no such pipeline").to_string();
+        assert_eq!(unknown, "there is no pipeline `a/b ü`; there is orders");
+        let refused = client.resume("stuck").expect_err("it is stopped").to_string();
+        assert_eq!(refused, "pipeline `stuck` is stopped: its topic is gone");
+    })
+    .await
+    .expect("all as expected");
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_cannot_command() {
+    let server = server().await;
+    let url = format!("http://{}/pipelines/orders/pause", server.client.address());
+    let own = format!("http://{}", server.client.address());
+    spawn_blocking(move || {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent();
+        let code =
+            |origin: &str| agent.post(&url).header("Origin", origin).send_empty().expect("an answer").status().as_u16();
+        assert_eq!(code("https://example.org"), 403);
+        assert_eq!(code("null"), 403);
+        assert_eq!(code(&own), 200);
+    })
+    .await
+    .expect("all as expected");
+}
+
+#[tokio::test]
+async fn says_what_there_is_where_there_is_nothing() {
+    let server = server().await;
+    let (code, _, body) = get_text(&server, "/metric").await;
+    assert_eq!((code, body.as_str()), (404, r#"{"error":"there is nothing at /metric; GET / lists what there is"}"#));
+    let (code, _, body) = get_text(&server, "/pipelines/orders/pause").await;
+    assert_eq!(code, 405, "{body}");
+    let (code, _, index) = get_text(&server, "/").await;
+    assert_eq!(code, 200);
+    for path in ["/healthz", "/readyz", "/metrics", "/status", "/pipelines/{name}/pause", "/pipelines/{name}/resume"] {
+        assert!(index.contains(&format!(" {path} ")), "{path} is not listed in {index}");
+    }
+}
+
+#[tokio::test]
+async fn ends_when_it_is_told_to_even_with_a_connection_open() {
+    let server = server().await;
+    let idle = tokio::net::TcpStream::connect(server.client.address()).await.expect("connects");
+    server.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(10), server.ended).await.expect("in time").expect("no panic").expect("ok");
+    drop(idle);
+    let client = server.client.clone();
+    let error = spawn_blocking(move || client.status()).await.expect("the request ends").expect_err("nobody there");
+    assert!(matches!(error, ClientError::NoAnswer { .. }), "{error}");
+    assert!(error.to_string().contains("pelton run"), "{error}");
+}
