@@ -1,1 +1,203 @@
-//! (see below)
+//! The command line: one file a verb.
+//!
+//! In: arguments. Out: plain text (or one JSON object, with `--json`) on standard output, errors and progress on
+//! standard error, and an exit code. A verb reads its arguments, calls the room that does the work, and prints what
+//! came of it; it never does the work itself. This is the only room that prints.
+//!
+//! A verb is a module with `pub struct Args` (derives [`clap::Args`]) and `pub fn run(args: Args) -> Outcome`; it
+//! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
+
+mod plugin;
+mod plugin_inspect;
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{ColorChoice, Parser, Subcommand};
+
+/// What `pelton --help` says about exit codes; [`Exit`] is the same in code.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, and all is well
+  1  it failed, or what was checked is not as it should be
+  2  the command line is wrong
+  3  a service that it needs cannot be reached
+
+Standard output holds the result alone (with --json: one object); progress and errors go to standard error.";
+
+/// Stream transforms as sandboxed WebAssembly plugins between Kafka and Cassandra
+#[derive(Debug, Parser)]
+#[command(name = "pelton", version, color = ColorChoice::Never, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make, build, test and look into plugins
+    #[command(subcommand)]
+    Plugin(plugin::Verb),
+}
+
+fn dispatch(verb: Verb) -> Outcome {
+    match verb {
+        Verb::Plugin(verb) => plugin::run(verb),
+    }
+}
+
+/// How a command ends. The numbers are promised to scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, and all is well.
+    Success = 0,
+    /// It failed, or what was checked is not as it should be.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A service that it needs cannot be reached.
+    Unavailable = 3,
+}
+
+/// What a verb gives back: how it ended, or the one error that it could not go on with.
+pub type Outcome = Result<Exit, Failure>;
+
+/// An error on its way to a person: what was wrong, where, and what to do. Made from any error by `?`, causes included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    message: String,
+    exit: Exit,
+}
+
+impl Failure {
+    /// Exit code 1.
+    #[must_use]
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: Exit::Failed }
+    }
+
+    /// Exit code 2: a mistake on the command line that clap cannot see.
+    #[must_use]
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: Exit::Usage }
+    }
+
+    /// Exit code 3: a service cannot be reached.
+    #[must_use]
+    pub fn unavailable(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: Exit::Unavailable }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            // Many errors already contain their cause's text.
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Self { message, exit: Exit::Failed }
+    }
+}
+
+/// Reads the command line, runs the verb, prints its error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let exit = match dispatch(CommandLine::parse().verb) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            note(format_args!("error: {}", failure.message));
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// Prints one line of the result to standard output. Where the reader has gone (`pelton … | head`) the command ends.
+pub(crate) fn say(line: impl fmt::Display) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        if !closed {
+            note(format_args!("error: standard output cannot be written: {error}"));
+        }
+        std::process::exit(if closed { 0 } else { Exit::Failed as i32 });
+    }
+}
+
+/// Prints a value as one JSON object to standard output.
+pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints one line to standard error: progress, advice, errors. There is nobody to tell where that fails.
+pub(crate) fn note(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A size as people read it: `417 B`, `20.5 KiB`, `17.9 MiB`.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS.get(unit).expect("below the number of units"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_is_explained() {
+        fn explained(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no explanation", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "{}: {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(explained);
+        }
+        let mut command = CommandLine::command();
+        command.build();
+        explained(&command);
+        command.debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_documented() {
+        for exit in [Exit::Success, Exit::Failed, Exit::Usage, Exit::Unavailable] {
+            assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_its_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read plugin.yaml")]
+        struct Outer(#[source] std::io::Error);
+        let failure = Failure::from(Outer(std::io::Error::other("disk on fire")));
+        assert_eq!(failure.message, "cannot read plugin.yaml: disk on fire");
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(human_bytes(417), "417 B");
+        assert_eq!(human_bytes(20_992), "20.5 KiB");
+        assert_eq!(human_bytes(5 << 40), "5120.0 GiB");
+    }
+}

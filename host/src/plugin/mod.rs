@@ -1,5 +1,6 @@
 //! The plugin host.
 
 mod capability;
+pub mod inspect;
 
 pub use capability::Capability;
