@@ -4,7 +4,13 @@
 //! [`task`] reads in the order in which a batch travels. This room knows no vendor: Kafka, Cassandra, SQLite and the
 //! Wasm runtime stand behind the traits of [`seams`], each with a production and a memory implementation.
 
+pub mod breaker;
+pub mod chain;
 pub mod checkpoint;
+pub mod compute;
+pub mod decode;
+pub mod encode;
+pub mod json_patch;
 pub mod seams;
 pub mod tracker;
 pub mod write_clock;

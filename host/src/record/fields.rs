@@ -1,5 +1,7 @@
 //! Typed field columns, in the layout of `wit/types.wit`.
 
+use super::Value;
+
 /// The type of a field column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,3 +83,57 @@ pub const FIELD_STATE_SET: u8 = 1;
 pub const FIELD_STATE_NULL: u8 = 2;
 /// The field is removed.
 pub const FIELD_STATE_REMOVE: u8 = 3;
+
+/// One cell of a [`SetColumn`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SetCell<'a> {
+    /// The field stays as it is.
+    Leave,
+    /// The field gets the value.
+    Set(Value<'a>),
+    /// The field becomes null.
+    Null,
+    /// The field is removed.
+    Remove,
+}
+
+impl SetColumn {
+    /// The cell of an output row.
+    ///
+    /// # Panics
+    /// Where the column was not checked against `field_type` and the number of rows.
+    #[must_use]
+    pub fn cell(&self, field_type: FieldType, row: usize) -> SetCell<'_> {
+        const CHECKED: &str = "columns are checked when they come in";
+        match self.state.get(row).copied().unwrap_or(FIELD_STATE_SET) {
+            FIELD_STATE_SET => {}
+            FIELD_STATE_NULL => return SetCell::Null,
+            FIELD_STATE_REMOVE => return SetCell::Remove,
+            _ => return SetCell::Leave,
+        }
+        let word = |at: usize| -> [u8; 8] { self.values[at * 8..at * 8 + 8].try_into().expect(CHECKED) };
+        let text = |bytes| std::str::from_utf8(bytes).expect(CHECKED);
+        SetCell::Set(match field_type {
+            FieldType::Boolean => Value::Boolean(self.values[row] != 0),
+            FieldType::S64 => Value::S64(i64::from_le_bytes(word(row))),
+            FieldType::F64 => Value::F64(f64::from_le_bytes(word(row))),
+            FieldType::Text => Value::Text(text(dense(&self.values, &self.data, row))),
+            FieldType::Json => Value::Json(text(dense(&self.values, &self.data, row))),
+            FieldType::Bytes => Value::Bytes(dense(&self.values, &self.data, row)),
+            FieldType::Symbol => {
+                let count = u32_at(&self.data, 0) as usize;
+                let (offsets, bytes) = self.data[4..].split_at((count + 1) * 4);
+                Value::Text(text(dense(offsets, bytes, u32_at(&self.values, row) as usize)))
+            }
+        })
+    }
+}
+
+/// Cell `row` of dense cells: `offsets` is (count + 1) x u32 into `bytes`.
+fn dense<'a>(offsets: &[u8], bytes: &'a [u8], row: usize) -> &'a [u8] {
+    &bytes[u32_at(offsets, row) as usize..u32_at(offsets, row + 1) as usize]
+}
+
+fn u32_at(table: &[u8], index: usize) -> u32 {
+    u32::from_le_bytes(table[index * 4..index * 4 + 4].try_into().expect("four bytes are a u32"))
+}
