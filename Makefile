@@ -1,0 +1,42 @@
+# The verbs of this repository. `make` alone lists them.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt plugins services services-down services-status soak
+
+PELTON := cargo run --quiet --package pelton --
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## see records flow: needs nothing else (ARGS="--seconds 5 --json")
+	@tests/harness/setup.sh build
+	@$(PELTON) demo $(ARGS)
+
+test: ## everything: format, lint, plugins, all tests with real Kafka and Cassandra
+	@tests/harness/test.sh
+
+lint: ## format check, clippy, and licences and bans where cargo-deny is installed
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	else echo "cargo-deny is not installed (cargo install --locked cargo-deny): its part was left out"; fi
+
+fmt: ## format all Rust code
+	@cargo fmt --all
+	@cargo fmt --all --manifest-path plugins/Cargo.toml
+
+plugins: ## build the example plugins and run their cases
+	@$(PELTON) plugin build plugins
+	@$(PELTON) plugin test plugins
+
+services: ## start real Kafka and Cassandra: with Docker, or as local Java processes
+	@tests/harness/services.sh up
+
+services-down: ## stop what `make services` started, and nothing else
+	@tests/harness/services.sh down
+
+services-status: ## say what answers where
+	@tests/harness/services.sh status
+
+soak: ## all tests again and again, with many more random cases, for HOURS=1
+	@tests/harness/soak.sh $(or $(HOURS),1)
