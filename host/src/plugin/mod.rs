@@ -9,6 +9,7 @@
 //! network and never decides what becomes of a record that fails.
 
 pub mod artifact;
+pub mod build;
 mod capability;
 pub mod inspect;
 
