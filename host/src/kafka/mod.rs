@@ -1,1 +1,33 @@
-//! (see below)
+//! All that speaks Kafka.
+//!
+//! In: brokers and topics by name, positions to commit, rows and letters to write. Out: batches of records, partition
+//! by partition, in offset order; delivery reports. The client is librdkafka; no other room names it.
+//!
+//! - [`KafkaSource`]: membership in a group. `source` opens and closes, `consumer` answers rebalances on the one thread
+//!   that polls, `start` decides where a partition begins and whether records were lost, `slot` is one assigned
+//!   partition (its queue, and the positions to commit), `reader` makes batches of it.
+//! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order, waits for delivery reports and tries
+//!   again without end.
+//! - [`EmbeddedBroker`] for the demo, [`check`] for `pelton check --online`, [`admin`] for topics.
+//! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
+//!
+//! Never commits a position that nobody handed over, never takes a time-out for a delivery, and never passes over
+//! records that are gone without naming them.
+
+mod admin;
+mod client;
+mod consumer;
+mod native;
+mod producer;
+mod reader;
+mod sink;
+mod slot;
+mod source;
+mod start;
+mod stats;
+
+pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
+pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, refused_properties};
+pub use sink::KafkaSink;
+pub use source::{KafkaSource, SourceOptions};
+pub use stats::{SinkStats, SourceStats};

@@ -1,0 +1,514 @@
+//! Writing to a topic in order, until the broker has it.
+//!
+//! In: rows, accepted in order. Out: for each acceptance, which rows can never be written; all others are in the topic,
+//! by the broker's own word. One task keeps the order: where a row was not delivered it lets everything that is under
+//! way come to an end, then sends again, in order, what is missing. The client itself tries without end
+//! (`message.timeout.ms` is 0), so what comes back here is what it cannot decide: permissions, a topic that is gone, a
+//! producer that failed for good. A time-out is never a delivery.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::{self, ClientVoice};
+use super::slot::lock;
+use super::stats::SinkStats;
+
+/// Bytes accepted and not answered, over all batches of one writer.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
+/// The unit of the semaphore that counts them.
+const PERMIT_BYTES: usize = 1024;
+/// Waits between tries rise from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// After this without any delivery the operator is told.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// Rows to write, kept until all are decided.
+pub(super) trait Rows: Send + Sync + 'static {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// Bytes, roughly.
+    fn bytes(&self) -> usize;
+
+    /// One row, or why it can never be written.
+    fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal>;
+}
+
+/// A record on its way out.
+pub(super) struct Outgoing<'r> {
+    pub(super) key: Option<&'r [u8]>,
+    pub(super) value: Option<&'r [u8]>,
+    pub(super) headers: OwnedHeaders,
+    pub(super) timestamp_ms: Option<i64>,
+}
+
+/// Why a row can never be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// `sink.too_large`, `sink.refused`
+    pub(super) code: &'static str,
+    pub(super) message: String,
+}
+
+/// Appends a header.
+pub(super) fn with_header(headers: OwnedHeaders, name: &str, value: Option<&[u8]>) -> OwnedHeaders {
+    headers.insert(Header { key: name, value })
+}
+
+/// Rows that were refused, by row.
+pub(super) type Refused = Vec<(usize, Refusal)>;
+
+/// Writes to one topic.
+pub(super) struct TopicWriter {
+    jobs: mpsc::UnboundedSender<Job>,
+    room: Arc<Semaphore>,
+    status: Arc<Status>,
+}
+
+/// Rows that were accepted.
+struct Job {
+    rows: Arc<dyn Rows>,
+    answer: oneshot::Sender<Refused>,
+    room: OwnedSemaphorePermit,
+}
+
+impl TopicWriter {
+    /// A writer of `topic`. `config` has all but what delivery rests on.
+    ///
+    /// # Errors
+    /// Where the client refuses a setting.
+    pub(super) fn new(mut config: ClientConfig, topic: &str, stats: Arc<SinkStats>) -> Result<Self, KafkaError> {
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        config.set("message.timeout.ms", "0");
+        config.set("queue.buffering.max.kbytes", (4 * IN_FLIGHT_BYTES / 1024).to_string());
+        config.set("queue.buffering.max.messages", "1000000");
+        let status = Arc::new(Status::new(config.get("bootstrap.servers").unwrap_or_default(), topic));
+        let producer = renew(&config, &status)?;
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let writer = Writer {
+            topic: topic.to_owned(),
+            config,
+            producer: Some(producer),
+            flights: Vec::new(),
+            wake: Arc::default(),
+            status: Arc::clone(&status),
+            stats,
+        };
+        tokio::spawn(writer.run(queue));
+        Ok(Self { jobs, room: Arc::new(Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES)), status })
+    }
+
+    /// Accepts rows; waits while too much is under way. The answer comes when every row is decided.
+    pub(super) async fn write(&self, rows: Arc<dyn Rows>) -> oneshot::Receiver<Refused> {
+        let (answer, answered) = oneshot::channel();
+        // Something larger than all the room takes all of it.
+        let permits = (rows.bytes() / PERMIT_BYTES + 1).min(IN_FLIGHT_BYTES / PERMIT_BYTES) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.expect("the semaphore is never closed");
+        // Where the task is gone, so is the runtime; then the answer never comes, which is never success.
+        self.jobs.send(Job { rows, answer, room }).ok();
+        answered
+    }
+
+    /// Why nothing gets through, if so.
+    pub(super) fn blocked(&self) -> Option<String> {
+        self.status.blocked()
+    }
+}
+
+/// What the task says to whoever asks from outside.
+struct Status {
+    brokers: String,
+    topic: String,
+    voice: ClientVoice,
+    reason: Mutex<Option<String>>,
+    began: Instant,
+    under_way: AtomicI64,
+    /// Milliseconds after `began` of the last delivery, or of the first row after a time without any.
+    progress_ms: AtomicI64,
+    has_error: AtomicBool,
+}
+
+impl Status {
+    fn new(brokers: &str, topic: &str) -> Self {
+        Self {
+            brokers: brokers.to_owned(),
+            topic: topic.to_owned(),
+            voice: ClientVoice::default(),
+            reason: Mutex::new(None),
+            began: Instant::now(),
+            under_way: AtomicI64::new(0),
+            progress_ms: AtomicI64::new(0),
+            has_error: AtomicBool::new(false),
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn sent(&self) {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn delivered(&self) {
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+        if self.has_error.swap(false, Ordering::Relaxed) {
+            self.voice.forget();
+        }
+    }
+
+    fn blocked(&self) -> Option<String> {
+        if let Some(reason) = lock(&self.reason).clone() {
+            return Some(reason);
+        }
+        let waited_ms = self.now_ms() - self.progress_ms.load(Ordering::Relaxed);
+        let stalled = self.under_way.load(Ordering::Relaxed) > 0 && waited_ms > STALLED.as_millis() as i64;
+        let last = self.voice.last();
+        let refused = last.as_ref().is_some_and(|last| last.is_authorisation);
+        if !stalled && !refused {
+            return None;
+        }
+        let last = last.map(|last| format!(" ({})", last.text)).unwrap_or_default();
+        Some(format!(
+            "Kafka at {} does not take records of {} since {} s{last}",
+            self.brokers,
+            self.topic,
+            waited_ms / 1000
+        ))
+    }
+}
+
+/// The client's callbacks.
+struct Callbacks {
+    status: Arc<Status>,
+}
+
+/// Travels with a record through the client.
+struct Ticket {
+    tally: Arc<Mutex<Tally>>,
+    wake: Arc<Notify>,
+    row: usize,
+    is_alone: bool,
+}
+
+/// What is not decided yet of one job.
+#[derive(Default)]
+struct Tally {
+    under_way: usize,
+    delivered: u64,
+    failed: Vec<Failed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    row: usize,
+    code: RDKafkaErrorCode,
+    /// No other record was in its batch: what the broker said was about it.
+    is_alone: bool,
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::forward_log(level, facility, message);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.status.has_error.store(true, Ordering::Relaxed);
+        self.status.voice.error(error, reason);
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        self.status.under_way.fetch_sub(1, Ordering::Relaxed);
+        let mut tally = lock(&ticket.tally);
+        match result {
+            Ok(_) => {
+                self.status.delivered();
+                tally.delivered += 1;
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                tally.failed.push(Failed { row: ticket.row, code, is_alone: ticket.is_alone });
+            }
+        }
+        tally.under_way -= 1;
+        if tally.under_way == 0 {
+            ticket.wake.notify_one();
+        }
+    }
+}
+
+/// One job under way.
+struct Flight {
+    rows: Arc<dyn Rows>,
+    tally: Arc<Mutex<Tally>>,
+    refused: Refused,
+    answer: oneshot::Sender<Refused>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The task that keeps the order.
+struct Writer {
+    topic: String,
+    config: ClientConfig,
+    /// None only while it is made anew.
+    producer: Option<ThreadedProducer<Callbacks>>,
+    flights: Vec<Flight>,
+    wake: Arc<Notify>,
+    status: Arc<Status>,
+    stats: Arc<SinkStats>,
+}
+
+fn renew(config: &ClientConfig, status: &Arc<Status>) -> Result<ThreadedProducer<Callbacks>, KafkaError> {
+    config.create_with_context(Callbacks { status: Arc::clone(status) })
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
+        let wake = Arc::clone(&self.wake);
+        let mut is_open = true;
+        while is_open || !self.flights.is_empty() {
+            tokio::select! {
+                job = queue.recv(), if is_open => match job {
+                    Some(job) => self.accept(job).await,
+                    None => is_open = false,
+                },
+                () = wake.notified() => {}
+            }
+            if self.settle() {
+                self.recover().await;
+            }
+        }
+        let producer = self.producer.take();
+        // The client's threads are joined: not on this one.
+        tokio::task::spawn_blocking(move || drop(producer));
+    }
+
+    async fn accept(&mut self, job: Job) {
+        let Job { rows, answer, room } = job;
+        let tally = Arc::new(Mutex::new(Tally { under_way: rows.len(), ..Tally::default() }));
+        let mut refused = Refused::new();
+        for row in 0..rows.len() {
+            self.send(&*rows, row, &tally, &mut refused, false).await;
+        }
+        self.flights.push(Flight { rows, tally, refused, answer, _room: room });
+    }
+
+    /// Gives one row, already counted as under way, to the client; waits while that has no room.
+    async fn send(
+        &self,
+        rows: &dyn Rows,
+        row: usize,
+        tally: &Arc<Mutex<Tally>>,
+        refused: &mut Refused,
+        is_alone: bool,
+    ) {
+        loop {
+            let refusal = match rows.record(row) {
+                Err(refusal) => refusal,
+                Ok(record) => match self.enqueue(record, row, tally, is_alone) {
+                    Ok(()) => return,
+                    Err(RDKafkaErrorCode::QueueFull) => {
+                        sleep(Duration::from_millis(5)).await;
+                        continue;
+                    }
+                    Err(code) if is_about_record(code) => self.refusal(code),
+                    Err(code) => {
+                        let mut tally = lock(tally);
+                        tally.under_way -= 1;
+                        tally.failed.push(Failed { row, code, is_alone });
+                        return;
+                    }
+                },
+            };
+            self.stats.refused.bump();
+            refused.push((row, refusal));
+            lock(tally).under_way -= 1;
+            return;
+        }
+    }
+
+    fn enqueue(
+        &self,
+        record: Outgoing<'_>,
+        row: usize,
+        tally: &Arc<Mutex<Tally>>,
+        is_alone: bool,
+    ) -> Result<(), RDKafkaErrorCode> {
+        let Some(producer) = &self.producer else { return Err(RDKafkaErrorCode::Fatal) };
+        let ticket = Box::new(Ticket { tally: Arc::clone(tally), wake: Arc::clone(&self.wake), row, is_alone });
+        let record = BaseRecord {
+            topic: &self.topic,
+            partition: None,
+            payload: record.value,
+            key: record.key,
+            timestamp: record.timestamp_ms,
+            headers: Some(record.headers),
+            delivery_opaque: ticket,
+        };
+        self.status.sent();
+        producer.send(record).map_err(|(error, _)| {
+            self.status.under_way.fetch_sub(1, Ordering::Relaxed);
+            error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
+        })
+    }
+
+    /// Answers the jobs that are decided. True where a row of another must be sent again.
+    fn settle(&mut self) -> bool {
+        let mut needs_recovery = false;
+        let mut index = 0;
+        while let Some(flight) = self.flights.get(index) {
+            let (is_decided, has_failed, delivered) = {
+                let mut tally = lock(&flight.tally);
+                (
+                    tally.under_way == 0 && tally.failed.is_empty(),
+                    !tally.failed.is_empty(),
+                    std::mem::take(&mut tally.delivered),
+                )
+            };
+            self.stats.delivered.add(delivered);
+            needs_recovery |= has_failed;
+            if is_decided {
+                let mut flight = self.flights.remove(index);
+                flight.refused.sort_unstable_by_key(|(row, _)| *row);
+                // Whoever waited may have gone.
+                flight.answer.send(flight.refused).ok();
+            } else {
+                index += 1;
+            }
+        }
+        needs_recovery
+    }
+
+    /// Waits until the client has decided all that it was given.
+    async fn quiesce(&self) {
+        loop {
+            if self.flights.iter().all(|flight| lock(&flight.tally).under_way == 0) {
+                return;
+            }
+            // The signal may have been for another flight: look again now and then.
+            timeout(Duration::from_millis(100), self.wake.notified()).await.ok();
+        }
+    }
+
+    /// Sends again, in order, what was not delivered, until nothing is left.
+    async fn recover(&mut self) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            self.quiesce().await;
+            if !self.settle() {
+                *lock(&self.status.reason) = None;
+                return;
+            }
+            self.report();
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+            self.renew_if_failed().await;
+            let mut flights = std::mem::take(&mut self.flights);
+            for flight in &mut flights {
+                self.send_again(flight).await;
+            }
+            self.flights = flights;
+        }
+    }
+
+    async fn send_again(&self, flight: &mut Flight) {
+        let mut failed = std::mem::take(&mut lock(&flight.tally).failed);
+        failed.sort_unstable_by_key(|failed| failed.row);
+        for Failed { row, code, is_alone } in failed {
+            if is_alone && is_about_record(code) {
+                self.stats.refused.bump();
+                flight.refused.push((row, self.refusal(code)));
+                continue;
+            }
+            self.stats.retries.bump();
+            lock(&flight.tally).under_way += 1;
+            let is_alone = is_about_record(code);
+            self.send(&*flight.rows, row, &flight.tally, &mut flight.refused, is_alone).await;
+            while is_alone && lock(&flight.tally).under_way > 0 {
+                timeout(Duration::from_millis(100), self.wake.notified()).await.ok();
+            }
+        }
+    }
+
+    /// Says what is wrong, to the log and to whoever asks.
+    fn report(&self) {
+        let failed: Vec<Failed> = self.flights.iter().flat_map(|flight| lock(&flight.tally).failed.clone()).collect();
+        let Some(first) = failed.first() else { return };
+        if failed.iter().all(|failed| is_about_record(failed.code)) {
+            return;
+        }
+        let last = self.status.voice.last().map(|last| format!(" ({})", last.text)).unwrap_or_default();
+        let reason = format!(
+            "topic {} at {}: {}{last}; tried again until it works",
+            self.topic, self.status.brokers, first.code
+        );
+        tracing::warn!(records = failed.len(), reason, "records were not delivered");
+        *lock(&self.status.reason) = Some(reason);
+    }
+
+    /// A producer that failed for good takes nothing any more.
+    async fn renew_if_failed(&mut self) {
+        let is_failed = self.producer.as_ref().is_none_or(|producer| producer.client().fatal_error().is_some());
+        if !is_failed {
+            return;
+        }
+        let old = self.producer.take();
+        tokio::task::spawn_blocking(move || drop(old)).await.ok();
+        match renew(&self.config, &self.status) {
+            Ok(producer) => {
+                self.stats.producers_renewed.bump();
+                self.producer = Some(producer);
+            }
+            Err(error) => tracing::error!(%error, "no new producer: tried again"),
+        }
+    }
+
+    fn refusal(&self, code: RDKafkaErrorCode) -> Refusal {
+        let is_size = matches!(
+            code,
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::MessageBatchTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+        );
+        let limit = self.config.get("message.max.bytes").unwrap_or("1000000");
+        if is_size {
+            let message = format!("the record is larger than topic {} takes ({limit} bytes)", self.topic);
+            Refusal { code: "sink.too_large", message }
+        } else {
+            Refusal { code: "sink.refused", message: format!("topic {} does not take the record: {code}", self.topic) }
+        }
+    }
+}
+
+/// Whether an error is about the content of a record, so that it will never be taken.
+fn is_about_record(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidTimestamp
+            | Code::InvalidRecord
+    )
+}

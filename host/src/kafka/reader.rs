@@ -1,0 +1,145 @@
+//! Batches of one partition.
+//!
+//! In: the records of the partition's own queue. Out: batches, closed at a count, a size or a linger. Waits on the
+//! queue's own signal, never in a poll; stops polling when nobody asks, which is all the back-pressure there is. Never
+//! gives an offset twice: the client may, after a rebalance.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::slot::Slot;
+use super::{client, native};
+use crate::pipeline::{BatchLimits, Reader, SourceError};
+use crate::record::{Batch, HeaderIter, Offset, push_header};
+
+/// After this the queue is looked at even without a signal: a signal that came while the client purged the queue may
+/// stand for nothing, and one record may then stand for no signal.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Reads one partition under one assignment.
+pub(super) struct PartitionReader {
+    slot: Arc<Slot>,
+    /// What was taken from the queue and not given yet: a dropped call loses no record.
+    batch: Batch,
+    /// When the first record of `batch` came.
+    since: Option<Instant>,
+    /// A record that would have made `batch` too large: the first of the next.
+    overhang: Option<Batch>,
+    next: i64,
+    headers: Vec<u8>,
+}
+
+/// What became of looking at the queue.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// The batch is full.
+    Full,
+    /// The queue is empty.
+    Empty,
+    /// The partition was given back.
+    Over,
+}
+
+impl PartitionReader {
+    pub(super) fn new(slot: Arc<Slot>) -> Self {
+        let next = slot.next.load(Ordering::Relaxed);
+        let batch = Batch::new(slot.partition.clone());
+        Self { slot, batch, since: None, overhang: None, next, headers: Vec::new() }
+    }
+
+    /// Takes what the queue has, up to the limits.
+    fn look(&mut self, limits: BatchLimits) -> Result<Look, SourceError> {
+        let slot = Arc::clone(&self.slot);
+        let queue = slot.queue();
+        let Some(queue) = queue.as_ref() else { return Ok(Look::Over) };
+        loop {
+            if self.overhang.is_some() || self.batch.len() >= limits.records || self.batch.bytes() >= limits.bytes {
+                return Ok(Look::Full);
+            }
+            match queue.poll(Duration::ZERO) {
+                None => return Ok(Look::Empty),
+                Some(Ok(message)) => self.take(&message, limits),
+                Some(Err(error)) => self.fail(&error)?,
+            }
+        }
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>, limits: BatchLimits) {
+        let offset = message.offset();
+        if offset < self.next {
+            self.slot.stats.repeats.bump();
+            return;
+        }
+        self.next = offset + 1;
+        self.slot.next.store(self.next, Ordering::Relaxed);
+        self.slot.high.fetch_max(self.next, Ordering::Relaxed);
+        self.headers.clear();
+        let headers = &mut self.headers;
+        native::for_each_header(message, |name, value| push_header(headers, name, value));
+        let (key, value) = (message.key(), message.payload());
+        let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + self.headers.len();
+        let fits = self.batch.is_empty() || self.batch.bytes() + bytes <= limits.bytes;
+        let batch = if fits { &mut self.batch } else { self.overhang.insert(Batch::new(self.slot.partition.clone())) };
+        let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
+        batch.push(Offset(offset), timestamp_ms, key, value, HeaderIter::new(&self.headers));
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn fail(&self, error: &KafkaError) -> Result<(), SourceError> {
+        self.slot.stats.client_errors.bump();
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        match code {
+            // Fetching has stopped for good. The polling thread gives the partition back, finds what is gone, and
+            // begins anew or stops.
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::LogTruncation => {
+                tracing::warn!(partition = %self.slot.partition, next = self.next, "the offset is out of range");
+                self.slot.renew();
+                Ok(())
+            }
+            code if client::is_authorisation(code) => {
+                Err(SourceError::Refused(format!("{}: {error}", self.slot.partition)))
+            }
+            _ => {
+                tracing::warn!(partition = %self.slot.partition, %error, "the partition cannot be read at the moment");
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands the batch over; what did not fit begins the next.
+    fn give(&mut self) -> Batch {
+        let next = self.overhang.take();
+        self.since = next.is_some().then(Instant::now);
+        std::mem::replace(&mut self.batch, next.unwrap_or_else(|| Batch::new(self.slot.partition.clone())))
+    }
+}
+
+#[async_trait]
+impl Reader for PartitionReader {
+    async fn next_batch(&mut self, limits: BatchLimits) -> Result<Batch, SourceError> {
+        let ready = Arc::clone(&self.slot.ready);
+        loop {
+            match self.look(limits)? {
+                Look::Full => return Ok(self.give()),
+                // Whoever holds the reader learns of it by an event, and drops it.
+                Look::Over => std::future::pending::<()>().await,
+                Look::Empty => {}
+            }
+            match self.since {
+                None => drop(timeout(LOOK_EVERY, ready.notified()).await),
+                Some(since) => {
+                    if timeout_at(since + limits.linger, ready.notified()).await.is_err() {
+                        self.look(limits)?;
+                        return Ok(self.give());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! One assigned partition: its queue, where its reader stands, and the positions to commit.
+//!
+//! In: positions from the task, answers from the broker. Out: what is still to be committed. The queue is taken out
+//! before the partition is given back, so that whoever still holds a reader gets nothing more, and a position that comes
+//! after the end of the assignment is discarded.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use tokio::sync::Notify;
+
+use super::consumer::Context;
+use super::stats::SourceStats;
+use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
+use crate::pipeline::{Committer, Position};
+use crate::record::TopicPartition;
+
+/// Locks, whoever panicked before: what is guarded here stays whole at every step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Partitions that must be given back and begun anew: their queue told of an offset that is out of range, their topic
+/// was made anew, or a record came where none may come.
+pub(super) type Renewals = Arc<Mutex<BTreeSet<TopicPartition>>>;
+
+/// One assigned partition.
+pub(super) struct Slot {
+    /// Which.
+    pub(super) partition: TopicPartition,
+    /// The topic's id when it was assigned.
+    pub(super) topic_id: Option<String>,
+    /// Called when the queue has something.
+    pub(super) ready: Arc<Notify>,
+    /// One past the newest record, as far as known.
+    pub(super) high: AtomicI64,
+    /// The offset after the last record that the reader took.
+    pub(super) next: AtomicI64,
+    /// Where to ask for a new beginning.
+    pub(super) renewals: Renewals,
+    /// Where to count.
+    pub(super) stats: Arc<SourceStats>,
+    queue: Mutex<Option<PartitionQueue<Context>>>,
+    is_live: AtomicBool,
+    positions: Mutex<Positions>,
+}
+
+/// What was handed over, what was sent, what was accepted: each at or after the next.
+#[derive(Debug, Default)]
+struct Positions {
+    handed: Option<Position>,
+    sent: Option<Position>,
+    accepted: Option<Position>,
+    refusals: u32,
+}
+
+impl Slot {
+    pub(super) fn new(
+        partition: TopicPartition,
+        topic_id: Option<String>,
+        (start, high): (i64, i64),
+        (renewals, stats): (Renewals, Arc<SourceStats>),
+    ) -> Self {
+        Self {
+            partition,
+            topic_id,
+            ready: Arc::default(),
+            high: AtomicI64::new(high),
+            next: AtomicI64::new(start),
+            renewals,
+            stats,
+            queue: Mutex::new(None),
+            is_live: AtomicBool::new(true),
+            positions: Mutex::default(),
+        }
+    }
+
+    /// Gives the slot its queue, which calls [`Self::ready`] from now on.
+    pub(super) fn attach(&self, mut queue: PartitionQueue<Context>) {
+        let ready = Arc::clone(&self.ready);
+        // Called with the queue's lock held: it may wake somebody, and nothing else.
+        queue.set_nonempty_callback(move || ready.notify_one());
+        *lock(&self.queue) = Some(queue);
+        self.ready.notify_one();
+    }
+
+    /// The queue, for as long as the guard lives; none once the partition is given back.
+    pub(super) fn queue(&self) -> MutexGuard<'_, Option<PartitionQueue<Context>>> {
+        lock(&self.queue)
+    }
+
+    /// Takes the queue away: an old reader gets nothing more.
+    pub(super) fn detach(&self) {
+        *lock(&self.queue) = None;
+    }
+
+    /// Ends the assignment for the committer. What was handed over until now can still be committed.
+    pub(super) fn fence(&self) {
+        // Under the lock, so that no position slips in afterwards.
+        let _positions = lock(&self.positions);
+        self.is_live.store(false, Ordering::SeqCst);
+    }
+
+    /// Asks for a new beginning.
+    pub(super) fn renew(&self) {
+        lock(&self.renewals).insert(self.partition.clone());
+    }
+
+    /// What was handed over and not yet sent; from now on it is sent.
+    pub(super) fn send(&self) -> Option<Position> {
+        let mut positions = lock(&self.positions);
+        if positions.handed == positions.sent {
+            return None;
+        }
+        positions.sent = positions.handed.clone();
+        positions.handed.clone()
+    }
+
+    /// What was handed over and is not accepted yet.
+    pub(super) fn unaccepted(&self) -> Option<Position> {
+        let positions = lock(&self.positions);
+        positions.handed.clone().filter(|_| positions.handed != positions.accepted)
+    }
+
+    /// The broker has everything up to `next`.
+    pub(super) fn accepted(&self, next: i64) {
+        let mut positions = lock(&self.positions);
+        if let Some(sent) = positions.sent.clone().filter(|sent| sent.next.0 == next) {
+            positions.accepted = Some(sent);
+            positions.refusals = 0;
+        }
+    }
+
+    /// The broker has exactly this.
+    pub(super) fn accepted_exactly(&self, position: &Position) {
+        let mut positions = lock(&self.positions);
+        positions.sent = Some(position.clone());
+        positions.accepted = Some(position.clone());
+    }
+
+    /// The broker did not take what was sent: it is sent again. Answers how often in a row.
+    pub(super) fn refused(&self) -> u32 {
+        let mut positions = lock(&self.positions);
+        positions.sent = None;
+        positions.refusals += 1;
+        positions.refusals
+    }
+}
+
+impl Committer for Slot {
+    fn commit(&self, position: Position) {
+        let chars = position.metadata.chars().count();
+        if chars > METADATA_CHARS_MAX {
+            // The broker would refuse it; the offset without its metadata would lose the write clock.
+            self.stats.commit_failures.bump();
+            tracing::error!(
+                partition = %self.partition, next = %position.next, chars,
+                "commit metadata of more than {METADATA_CHARS_MAX} characters: this position is not committed"
+            );
+            return;
+        }
+        let mut positions = lock(&self.positions);
+        if !self.is_live.load(Ordering::SeqCst) {
+            self.stats.commits_fenced.bump();
+            return;
+        }
+        let falls = positions.handed.as_ref().is_some_and(|handed| handed.next > position.next);
+        if falls {
+            tracing::error!(partition = %self.partition, next = %position.next, "a position fell: it is not committed");
+            return;
+        }
+        positions.handed = Some(position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Offset;
+
+    fn slot() -> Slot {
+        Slot::new(TopicPartition::new("t", 0), None, (0, 10), (Renewals::default(), Arc::default()))
+    }
+
+    fn at(next: i64) -> Position {
+        Position { next: Offset(next), metadata: format!("m{next}") }
+    }
+
+    #[test]
+    fn sends_each_position_once_and_again_after_a_refusal() {
+        let slot = slot();
+        assert_eq!(slot.send(), None);
+        slot.commit(at(3));
+        assert_eq!(slot.send(), Some(at(3)));
+        assert_eq!(slot.send(), None);
+        slot.refused();
+        assert_eq!(slot.send(), Some(at(3)));
+        slot.accepted(3);
+        assert_eq!(slot.unaccepted(), None);
+    }
+
+    #[test]
+    fn a_position_handed_over_meanwhile_is_not_taken_for_accepted() {
+        let slot = slot();
+        slot.commit(at(3));
+        slot.send();
+        slot.commit(at(5));
+        slot.accepted(3);
+        assert_eq!(slot.unaccepted(), Some(at(5)));
+    }
+
+    #[test]
+    fn discards_what_comes_after_the_end_of_the_assignment() {
+        let slot = slot();
+        slot.commit(at(3));
+        slot.fence();
+        slot.commit(at(9));
+        assert_eq!(slot.unaccepted(), Some(at(3)));
+        assert_eq!(slot.stats.commits_fenced.get(), 1);
+    }
+
+    #[test]
+    fn never_sends_metadata_that_the_broker_would_refuse() {
+        let slot = slot();
+        slot.commit(Position { next: Offset(4), metadata: "ü".repeat(METADATA_CHARS_MAX) });
+        slot.commit(Position { next: Offset(5), metadata: "x".repeat(METADATA_CHARS_MAX + 1) });
+        assert_eq!(slot.send().map(|position| position.next), Some(Offset(4)));
+    }
+
+    #[test]
+    fn positions_never_fall() {
+        let slot = slot();
+        slot.commit(at(5));
+        slot.commit(at(3));
+        assert_eq!(slot.send(), Some(at(5)));
+    }
+}

@@ -1,0 +1,209 @@
+//! A pipeline's membership in the group that reads its topics.
+//!
+//! In: the connection, the topics, the group. Out: events with partitions and their readers. Opens and closes; what
+//! happens in between stands in `consumer`.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::sync::mpsc;
+
+use super::admin::Probe;
+use super::client::{self, OWN_CONSUMER_PROPERTIES};
+use super::consumer::{self, Context, Phase, Settings};
+use super::slot::lock;
+use super::start::Known;
+use super::stats::SourceStats;
+use crate::config::{KafkaConnection, SourceSettings};
+use crate::pipeline::{Source, SourceError, SourceEvent};
+use crate::record::{Offset, TopicPartition};
+
+/// How a source uses the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceOptions {
+    /// This source's share of the process's memory budget.
+    pub memory_bytes: usize,
+    /// How long a task may take to end when its partition goes.
+    pub drain: Duration,
+    /// How long to wait for the brokers when opening.
+    pub open_timeout: Duration,
+    /// How often the topics' ids are compared: a topic that vanishes and returns is noticed within this time.
+    pub topic_check: Duration,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            drain: Duration::from_secs(30),
+            open_timeout: Duration::from_secs(10),
+            topic_check: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Topics read as one member of a consumer group.
+pub struct KafkaSource {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: KafkaConnection,
+    topics: Vec<String>,
+    settings: Settings,
+    options: SourceOptions,
+    stats: Arc<SourceStats>,
+    known: Arc<Mutex<HashMap<TopicPartition, Known>>>,
+    generation: Arc<AtomicU64>,
+    member: Mutex<Option<Member>>,
+}
+
+/// An open membership.
+struct Member {
+    context: Arc<Context>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl KafkaSource {
+    /// A source that is not open yet.
+    #[must_use]
+    pub fn new(connection: &KafkaConnection, settings: &SourceSettings, options: SourceOptions) -> Self {
+        let inner = Inner {
+            connection: connection.clone(),
+            topics: settings.topics.clone(),
+            settings: Settings {
+                brokers: connection.brokers.clone(),
+                group: settings.group.clone(),
+                start: settings.start,
+                on_lost: settings.on_lost,
+                drain: options.drain,
+                topic_check: options.topic_check,
+            },
+            options,
+            stats: Arc::default(),
+            known: Arc::default(),
+            generation: Arc::default(),
+            member: Mutex::new(None),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What this source counts.
+    #[must_use]
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.inner.stats)
+    }
+}
+
+impl Inner {
+    fn config(&self, partitions: usize) -> Result<ClientConfig, SourceError> {
+        let mut config =
+            client::client_config(&self.connection, "source", OWN_CONSUMER_PROPERTIES).map_err(SourceError::Refused)?;
+        for (name, value) in fetch_limits(self.options.memory_bytes, partitions) {
+            if !self.connection.properties.contains_key(name) {
+                config.set(name, value);
+            }
+        }
+        config.set("group.id", &self.settings.group);
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("enable.partition.eof", "false");
+        config.set("auto.offset.reset", "error");
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+        config.set("allow.auto.create.topics", "false");
+        config.set("isolation.level", "read_committed");
+        Ok(config)
+    }
+
+    /// Looks whether the topics are there; answers how many partitions they have.
+    fn look_up_topics(&self) -> Result<usize, SourceError> {
+        let probe = Probe::new(&self.connection, self.options.open_timeout)?;
+        let mut partitions = 0;
+        for topic in &self.topics {
+            partitions += probe.partitions(topic)?;
+        }
+        Ok(partitions)
+    }
+
+    fn join(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
+        let partitions = self.look_up_topics()?;
+        let context = Context::new(
+            self.settings.clone(),
+            events,
+            Arc::clone(&self.stats),
+            Arc::clone(&self.known),
+            Arc::clone(&self.generation),
+        );
+        let refused = |error: rdkafka::error::KafkaError| SourceError::Refused(format!("kafka: {error}"));
+        let consumer: BaseConsumer<Context> = self.config(partitions)?.create_with_context(context).map_err(refused)?;
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(refused)?;
+        let context = Arc::clone(consumer.context());
+        let thread = consumer::spawn(Arc::new(consumer))
+            .map_err(|error| SourceError::Broken(format!("no thread for the Kafka client: {error}")))?;
+        *lock(&self.member) = Some(Member { context, thread });
+        Ok(())
+    }
+}
+
+/// Settings that keep what the client holds within `memory_bytes`, for so many partitions: the queue limits hold for
+/// each partition by itself, count payload only (the cost is about 2.4 times that), and a fetch may overshoot them.
+fn fetch_limits(memory_bytes: usize, partitions: usize) -> Vec<(&'static str, String)> {
+    const KIB: usize = 1024;
+    let share_kib = memory_bytes / 5 / partitions.max(1) / KIB;
+    let queued_kib = share_kib.clamp(64, 16 * KIB);
+    let fetch_bytes = (share_kib * KIB).clamp(64 * KIB, 1024 * KIB);
+    let response_bytes = (memory_bytes / 8).clamp(1024 * KIB, 16 * KIB * KIB);
+    vec![
+        ("queued.min.messages", "100000".to_owned()),
+        ("queued.max.messages.kbytes", queued_kib.to_string()),
+        ("max.partition.fetch.bytes", fetch_bytes.to_string()),
+        ("message.max.bytes", "1000000".to_owned()),
+        ("fetch.max.bytes", response_bytes.to_string()),
+        // One record may be larger than any limit on a fetch.
+        ("receive.message.max.bytes", "1073741824".to_owned()),
+        // The default of a second throttles a fast reader three times.
+        ("fetch.queue.backoff.ms", "10".to_owned()),
+        ("fetch.error.backoff.ms", "200".to_owned()),
+    ]
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn open(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
+        if lock(&self.inner.member).is_some() {
+            return Err(SourceError::Broken("the source is open already".to_owned()));
+        }
+        // The client waits for answers on the calling thread.
+        let inner = Arc::clone(&self.inner);
+        let joined = tokio::task::spawn_blocking(move || inner.join(events)).await;
+        joined.unwrap_or_else(|error| Err(SourceError::Broken(format!("opening the source failed: {error}"))))
+    }
+
+    async fn close(&self) {
+        let Some(member) = lock(&self.inner.member).take() else { return };
+        member.context.enter(Phase::Leaving);
+        let joined = tokio::task::spawn_blocking(move || member.thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the thread of the Kafka client failed while it left the group");
+        }
+    }
+
+    fn ends(&self) -> Vec<(TopicPartition, Offset)> {
+        lock(&self.inner.member).as_ref().map(|member| member.context.ends()).unwrap_or_default()
+    }
+}
+
+impl Drop for KafkaSource {
+    /// A source that is dropped and not closed leaves without a last commit, as after a crash.
+    fn drop(&mut self) {
+        if let Some(member) = lock(&self.inner.member).take() {
+            member.context.enter(Phase::Abandoned);
+        }
+    }
+}

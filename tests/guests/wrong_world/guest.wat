@@ -1,4 +1,0 @@
-;; A component, but no transform.
-(module
-  (memory (export "memory") 1)
-  (func (export "run")))

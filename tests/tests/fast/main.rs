@@ -1,3 +1,0 @@
-//! Tests that need no services.
-
-mod conformance;

@@ -1,0 +1,6 @@
+//! Tests against real services. Absent services fail the run: `make services` starts them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking what it expected")]
+
+mod kafka_sink;
+mod kafka_source;
+mod kafka_support;
