@@ -8,6 +8,7 @@
 //! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
 
 mod plugin;
+mod plugin_build;
 mod plugin_inspect;
 
 use std::fmt;

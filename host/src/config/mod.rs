@@ -7,17 +7,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::pipeline::BatchLimits;
 use crate::plugin::Capability;
 
+mod digest;
+mod document;
+mod load;
+mod outputs;
+mod pipeline;
+mod plugins;
 mod positions;
 mod problem;
+mod settings;
+mod substitute;
+mod suggest;
+mod units;
+mod values;
+mod yaml;
 
+pub use load::{Reading, json, manifest, read};
+pub use pipeline::Draft;
+pub use plugins::LimitKeys;
 pub use positions::Positions;
 pub use problem::{ConfigErrors, Problem, Severity};
+pub use substitute::{Environment, ProcessEnvironment};
+
+/// Reads a project directory.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load(dir: &Path, environment: &dyn Environment) -> Result<Project, ConfigErrors> {
+    read(dir, environment).into_project()
+}
 
 /// A whole, valid project.
 #[derive(Debug, Clone)]
@@ -30,6 +54,16 @@ pub struct Project {
     pub pipelines: Vec<Pipeline>,
     /// Where each key stands, for problems that are found after loading.
     pub positions: Positions,
+    /// What does not keep it from running, but should be known.
+    pub warnings: Vec<Problem>,
+}
+
+impl Project {
+    /// Gives a problem that was found by key alone its file's line and column.
+    #[must_use]
+    pub fn place(&self, problem: Problem) -> Problem {
+        self.positions.place(problem)
+    }
 }
 
 /// What all pipelines share: `pelton.yaml`.
@@ -43,17 +77,17 @@ pub struct Settings {
     pub sqlite: Option<PathBuf>,
     /// `admin: listen`; loopback by default.
     pub admin: SocketAddr,
-    /// `memory`: the budget of the whole process, bytes.
+    /// `memory:` the budget of the whole process, bytes.
     pub memory_bytes: usize,
-    /// `cache`: compiled plugins.
+    /// `cache_dir:` compiled plugins.
     pub cache_dir: PathBuf,
-    /// `spill`: dead letters that fit nowhere else.
+    /// `spill_dir:` dead letters that fit nowhere else.
     pub spill_dir: PathBuf,
-    /// `plugins`: where to look for plugins, in order.
+    /// `plugin_dirs:` where to look for plugins, in order.
     pub plugin_dirs: Vec<PathBuf>,
-    /// `drain`: how long a task may take to finish what it began.
+    /// `drain:` how long a task may take to finish what it began.
     pub drain: Duration,
-    /// `startup`: how long to wait for brokers and databases at start; zero fails at once.
+    /// `startup_wait:` how long to wait for brokers and databases at start; zero fails at once.
     pub startup_wait: Duration,
     /// `log`
     pub log: LogSettings,
@@ -260,6 +294,15 @@ impl Default for Limits {
             trusted: false,
         }
     }
+}
+
+/// `plugin.yaml`: what a plugin needs, where the pipeline does not say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// `grants:`
+    pub grants: BTreeSet<Capability>,
+    /// `limits:`
+    pub limits: LimitKeys,
 }
 
 /// `outputs:`

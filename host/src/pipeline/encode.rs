@@ -452,14 +452,14 @@ fn failure(origin: u32, error: &RowError) -> EncodeFailure {
     EncodeFailure { origin, code: error.code(), message: error.to_string() }
 }
 
-/// Sends each stage's rows to their outputs: `route_of(step, route)` names the output's place. Gives the rows by output,
-/// in offset order, and by origin the number of outputs.
+/// Sends each stage's rows to their outputs; `leaves` names the place of a row's output. Gives the rows by output, in
+/// offset order.
 pub fn route(
     stages: &[Stage],
     origins: usize,
     outputs: usize,
     leaves: impl Fn(&Stage, &OutRow) -> Option<usize>,
-) -> (Vec<Vec<Routed>>, Vec<u32>) {
+) -> Vec<Vec<Routed>> {
     let mut counts = vec![0_u32; origins];
     let mut by_output: Vec<Vec<Routed>> = vec![Vec::new(); outputs];
     for (stage_at, stage) in stages.iter().enumerate() {
@@ -476,7 +476,7 @@ pub fn route(
         // Several stages may feed one output; rows of one record keep the order in which its stages said them.
         routed.sort_by_key(|routed| routed.origin);
     }
-    (by_output, counts)
+    by_output
 }
 
 /// Failures by origin; of several the first counts.

@@ -10,8 +10,12 @@ pub mod checkpoint;
 pub mod compute;
 pub mod decode;
 pub mod encode;
+pub mod gate;
 pub mod json_patch;
+pub mod line;
+pub mod meters;
 pub mod seams;
+pub mod task;
 pub mod tracker;
 pub mod write_clock;
 

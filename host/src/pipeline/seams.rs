@@ -291,8 +291,10 @@ pub struct Effects {
     pub logs: Vec<LogLine>,
     /// Lines beyond the cap, not kept.
     pub logs_dropped: u64,
-    /// Updates of metrics, in order.
+    /// Updates of metrics, in order; one a batch for a counter or a gauge.
     pub metrics: Vec<MetricUpdate>,
+    /// Updates that were not kept: too many names, a bad name, not a number.
+    pub metrics_dropped: u64,
 }
 
 /// A line that a plugin logged.

@@ -4,7 +4,7 @@
 //! plugin. Reads the component's own imports and exports, never what a build tool wrote about them; compiles and runs
 //! nothing.
 
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload, TypeBounds};
 
 use super::Capability;
 use crate::record::Digest;
@@ -124,7 +124,11 @@ fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), ArtifactE
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    imports.push(import.map_err(malformed)?.name.full_name().into_owned());
+                    let import = import.map_err(malformed)?;
+                    // A type by another name, such as those that a world `use`s: nothing to grant.
+                    if !matches!(import.ty, ComponentTypeRef::Type(TypeBounds::Eq(_))) {
+                        imports.push(import.name.full_name().into_owned());
+                    }
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {

@@ -1,63 +1,25 @@
-//! What a component says about itself, without running it.
+//! What `pelton plugin inspect` tells about a component beyond what the host needs to know.
 //!
-//! In: the bytes of a file. Out: a [`Description`]: which world it was made for, of which version of the interface,
-//! and what it imports, which is its permission request. Never compiles, links or trusts it: what a component claims
-//! about its makers is for people only.
+//! In: the bytes of a file. Out: an [`Inspection`]. Compiles and runs nothing; what a component says about its makers
+//! is for people only.
 
 use std::collections::BTreeSet;
 
 use wasmparser::{KnownCustom, Parser, Payload};
-use wit_component::DecodedWasm;
-use wit_parser::{Resolve, WorldItem};
 
 use super::Capability;
-use crate::record::Digest;
+use super::artifact::{self, ArtifactError, Description};
 
-/// The package of `wit/`, without its version.
-const PACKAGE: &str = "pelton:plugin/";
-
-/// What a component is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    /// SHA-256 of the file.
-    pub digest: Digest,
-    /// Its size.
-    pub size_bytes: usize,
-    /// The world whose functions it exports; none where they are no world of ours.
-    pub world: Option<World>,
-    /// The version of `pelton:plugin` that it was made for; none where it uses nothing of it.
-    pub interface_version: Option<String>,
-    /// Capabilities that it imports: what it must be granted.
-    pub capabilities: BTreeSet<Capability>,
-    /// Interfaces and functions that it imports and nobody can grant, as it names them.
-    pub foreign_imports: Vec<String>,
-    /// Its functions and interfaces, as it names them.
-    pub exports: Vec<String>,
+/// What a component is, for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Inspection {
+    /// World, version, imports, digest, size.
+    #[serde(flatten)]
+    pub description: Description,
+    /// Imports that no grant covers, by their full names.
+    pub ungrantable: Vec<String>,
     /// The languages and tools that made it, as they say.
     pub producers: Vec<Producer>,
-}
-
-/// A world of `wit/`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum World {
-    /// A stream transform.
-    Transform,
-}
-
-impl World {
-    /// Its name in `wit/`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Transform => "transform",
-        }
-    }
-
-    fn of(exports: &[String]) -> Option<Self> {
-        let exported = |name: &str| exports.iter().any(|export| export == name);
-        (exported("configure") && exported("process")).then_some(Self::Transform)
-    }
 }
 
 /// One line of a producers section.
@@ -71,82 +33,40 @@ pub struct Producer {
     pub version: String,
 }
 
-/// Why a file is no component.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAComponent {
-    /// Not WebAssembly at all.
-    #[error("this is not a WebAssembly file")]
-    NotWasm,
-    /// A core module.
-    #[error(
-        "this is a core WebAssembly module, not a component; `pelton plugin build` makes a component of a Rust plugin"
-    )]
-    CoreModule,
-    /// Only types.
-    #[error("this is a WIT package, not a component")]
-    WitPackage,
-    /// It begins like a component.
-    #[error("this component cannot be read: {0}")]
-    Malformed(String),
-}
-
-/// Describes a component.
+/// Looks into a component.
 ///
 /// # Errors
 /// Where the bytes are no component.
-pub fn describe(bytes: &[u8]) -> Result<Description, NotAComponent> {
-    if Parser::is_core_wasm(bytes) {
-        return Err(NotAComponent::CoreModule);
-    }
-    if !Parser::is_component(bytes) {
-        return Err(NotAComponent::NotWasm);
-    }
-    let malformed = |error: &dyn std::fmt::Display| NotAComponent::Malformed(error.to_string());
-    let (resolve, world) = match wit_component::decode(bytes).map_err(|error| malformed(&format!("{error:#}")))? {
-        DecodedWasm::Component(resolve, world) => (resolve, world),
-        DecodedWasm::WitPackage(..) => return Err(NotAComponent::WitPackage),
-    };
-    let world = resolve.worlds.get(world).ok_or_else(|| malformed(&"it has no world"))?;
-    let mut interface_version = None;
-    let mut capabilities = BTreeSet::new();
-    let mut foreign_imports = Vec::new();
-    for (key, item) in &world.imports {
-        let name = resolve.name_world_key(key);
-        match name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) {
-            Some((interface, version)) => {
-                interface_version.get_or_insert_with(|| version.to_owned());
-                match Capability::by_name(interface) {
-                    Some(capability) => drop(capabilities.insert(capability)),
-                    None if has_functions(&resolve, item) => foreign_imports.push(name),
-                    None => {}
-                }
-            }
-            None if has_functions(&resolve, item) => foreign_imports.push(name),
-            None => {}
-        }
-    }
-    let exports: Vec<String> = world.exports.keys().map(|key| resolve.name_world_key(key)).collect();
-    Ok(Description {
-        digest: Digest::of(bytes),
-        size_bytes: bytes.len(),
-        world: World::of(&exports),
-        interface_version,
-        capabilities,
-        foreign_imports,
-        exports,
-        producers: producers(bytes).map_err(|error| malformed(&error))?,
-    })
+pub fn inspect(bytes: &[u8]) -> Result<Inspection, ArtifactError> {
+    let description = artifact::describe(bytes)?;
+    let ungrantable = description.imports.iter().filter(|import| !is_grantable(import)).cloned().collect();
+    let producers = producers(bytes).map_err(|error| ArtifactError::Malformed {
+        offset: error.offset() as u64,
+        message: error.message().to_owned(),
+    })?;
+    Ok(Inspection { description, ungrantable, producers })
 }
 
-/// Whether an import gives power: interfaces of types alone, and types, are harmless.
-fn has_functions(resolve: &Resolve, item: &WorldItem) -> bool {
-    match item {
-        WorldItem::Interface { id, .. } => {
-            resolve.interfaces.get(*id).is_none_or(|interface| !interface.functions.is_empty())
-        }
-        WorldItem::Function(_) => true,
-        WorldItem::Type { .. } => false,
+impl Inspection {
+    /// Whether it exports what a world of Pelton needs.
+    #[must_use]
+    pub fn is_plugin(&self) -> bool {
+        self.description.world != "unknown"
     }
+
+    /// The names that belong into `grants:`, in a line.
+    #[must_use]
+    pub fn grants(&self) -> String {
+        let names: Vec<&str> = self.description.capabilities.iter().map(|capability| capability.name()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+}
+
+/// A capability, or the interface that holds types alone.
+fn is_grantable(import: &str) -> bool {
+    let interface = import.strip_prefix(artifact::PACKAGE).and_then(|rest| rest.strip_prefix('/'));
+    let name = interface.and_then(|interface| interface.split('@').next());
+    name.is_some_and(|name| name == "types" || Capability::by_name(name).is_some())
 }
 
 /// The producers sections of a component and all that is nested in it, without repeats.
@@ -173,6 +93,7 @@ fn producers(bytes: &[u8]) -> Result<Vec<Producer>, wasmparser::BinaryReaderErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wit_parser::Resolve;
 
     /// A component that exports nothing real, but whose outside is that of the world.
     fn dummy(wit: &str, world: &str) -> Vec<u8> {
@@ -213,29 +134,23 @@ mod tests {
              }",
             "transform",
         );
-        let description = describe(&component).expect("a component");
-        assert_eq!(description.world, Some(World::Transform));
+        let inspection = inspect(&component).expect("a component");
+        let description = &inspection.description;
+        assert_eq!((description.world.as_str(), inspection.is_plugin()), ("transform", true));
         assert_eq!(description.interface_version.as_deref(), Some("0.1.0"));
-        assert_eq!(description.capabilities, BTreeSet::from([Capability::Log]));
-        assert_eq!(description.foreign_imports, ["pelton:plugin/state@0.1.0", "outside"]);
-        assert_eq!(description.size_bytes, component.len());
-        assert_eq!(description.digest, Digest::of(&component));
-        assert!(description.producers.iter().any(|producer| producer.name == "wit-component"));
+        assert_eq!(description.capabilities, [Capability::Log]);
+        assert_eq!(inspection.grants(), "log");
+        assert_eq!(inspection.ungrantable, ["pelton:plugin/state@0.1.0", "outside"]);
+        assert!(inspection.producers.iter().any(|producer| producer.name == "wit-component"));
     }
 
     #[test]
     fn a_component_of_another_world_is_described_as_such() {
         let component = dummy("package other:things@1.0.0; world w { export run: func(); }", "w");
-        let description = describe(&component).expect("a component");
-        assert_eq!(description.world, None);
-        assert_eq!(description.interface_version, None);
-        assert_eq!(description.exports, ["run"]);
-    }
-
-    #[test]
-    fn other_files_are_told_apart() {
-        assert_eq!(describe(b"hello"), Err(NotAComponent::NotWasm));
-        assert_eq!(describe(b"\0asm\x01\0\0\0"), Err(NotAComponent::CoreModule));
-        assert!(matches!(describe(b"\0asm\x0d\0\x01\0\xff"), Err(NotAComponent::Malformed(_))));
+        let inspection = inspect(&component).expect("a component");
+        assert!(!inspection.is_plugin());
+        assert_eq!(inspection.description.interface_version, None);
+        assert_eq!(inspection.description.exports, ["run"]);
+        assert_eq!(inspection.grants(), "none");
     }
 }

@@ -5,11 +5,35 @@
 //! did. A guest sees nothing but what it subscribed to and what it was granted: no files, no sockets, no environment,
 //! no wall clock.
 //!
+//! ```text
+//!   file ─► artifact ─► imports ─► runtime ─► subscription ─► transform ─► instance ─► check
+//!           what it     granted?   compiled    what it reads    a step of    one guest,   is any of
+//!           claims                 or cached   and sets         the line     one batch    it true?
+//! ```
+//!
 //! Nothing outside of this room names the Wasm runtime. This room never reads a pipeline file, never blocks on a
 //! network and never decides what becomes of a record that fails.
 
 pub mod artifact;
+mod bindings;
+mod budget;
+pub mod build;
+mod cache;
 mod capability;
+mod check;
+mod effects;
+mod error;
+mod imports;
 pub mod inspect;
+mod instance;
+mod runtime;
+mod state;
+mod subscription;
+mod transform;
+mod wasi;
 
 pub use capability::Capability;
+pub use error::LoadError;
+pub use imports::{Refusal, check_imports};
+pub use runtime::{Runtime, RuntimeError};
+pub use transform::WasmTransform;

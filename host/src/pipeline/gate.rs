@@ -1,0 +1,97 @@
+//! The gate of a pipeline: whether its tasks may read on.
+//!
+//! In: pauses (an operator's, the breaker's, a record's that may not be passed over) and resumes. Out: the same to every
+//! task. A paused pipeline stays a member of its group, finishes what is under way, commits, and stands still.
+
+use tokio::sync::watch;
+
+/// Shared by all tasks of a pipeline. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct State {
+    pause: Option<Pause>,
+    /// How often the gate was opened.
+    resumes: u64,
+}
+
+/// Why a pipeline stands still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Who paused it.
+    pub by: PausedBy,
+    /// Why, for people.
+    pub cause: String,
+}
+
+/// Who paused a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PausedBy {
+    /// `pelton pause`
+    Operator,
+    /// Too many records failed.
+    Breaker,
+    /// A record failed, and the pipeline says `poison: stop`.
+    Poison,
+}
+
+impl PausedBy {
+    /// The label of the metric.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Breaker => "breaker",
+            Self::Poison => "poison",
+        }
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { state: watch::Sender::new(State::default()) }
+    }
+}
+
+impl Gate {
+    /// Closes the gate; the first cause stays. True where it was open.
+    pub fn pause(&self, by: PausedBy, cause: &str) -> bool {
+        self.state.send_if_modified(|state| {
+            let was_open = state.pause.is_none();
+            if was_open {
+                state.pause = Some(Pause { by, cause: cause.to_owned() });
+            }
+            was_open
+        })
+    }
+
+    /// Opens the gate.
+    pub fn resume(&self) {
+        self.state.send_modify(|state| {
+            state.pause = None;
+            state.resumes += 1;
+        });
+    }
+
+    /// Why the pipeline stands still, if it does.
+    #[must_use]
+    pub fn paused(&self) -> Option<Pause> {
+        self.state.borrow().pause.clone()
+    }
+
+    /// Waits until the gate is open, and says how often it has been opened.
+    pub async fn opened(&self) -> u64 {
+        let mut state = self.state.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        state.wait_for(|state| state.pause.is_none()).await.map_or(0, |state| state.resumes)
+    }
+
+    /// Waits until the gate is closed.
+    pub async fn closed(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.pause.is_some()).await;
+    }
+}

@@ -1,0 +1,182 @@
+//! Time and memory that a guest may use.
+//!
+//! The CPU limit counts the *thread's* CPU time: a busy machine takes nothing from it. A ticker moves the engine's epoch;
+//! at each tick that the guest sees, [`Budget::check`] reads the thread's clock and lets the guest go on until the budget
+//! is spent. What host calls use counts too. The wall deadline is another matter: it says that the machine was too busy,
+//! and is never held against a record.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use wasmtime::ResourceLimiter;
+
+/// CPU time of this thread, nanoseconds.
+pub(super) fn thread_cpu_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+fn monotonic_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+fn as_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Which limit stopped a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LimitHit {
+    #[error("it used {used_ms} ms of CPU time, its limit is {limit_ms} ms")]
+    Cpu { used_ms: u64, limit_ms: u64 },
+    #[error("not done after {wall_ms} ms, with {used_ms} ms of CPU time used")]
+    Wall { wall_ms: u64, used_ms: u64 },
+}
+
+/// The time limits of one call.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Budget {
+    cpu_start_ns: u64,
+    cpu_limit_ns: u64,
+    wall_start_ns: u64,
+    wall_limit_ns: u64,
+}
+
+impl Budget {
+    /// Starts the clocks, on the thread that makes the call.
+    pub(super) fn start(cpu: Duration, wall: Duration) -> Self {
+        Self {
+            cpu_start_ns: thread_cpu_ns(),
+            cpu_limit_ns: as_ns(cpu),
+            wall_start_ns: monotonic_ns(),
+            wall_limit_ns: as_ns(wall),
+        }
+    }
+
+    /// CPU time since the start.
+    pub(super) fn cpu_used_ns(&self) -> u64 {
+        thread_cpu_ns().saturating_sub(self.cpu_start_ns)
+    }
+
+    /// Whether the guest may go on.
+    pub(super) fn check(&self) -> Result<(), LimitHit> {
+        let used_ns = self.cpu_used_ns();
+        if used_ns >= self.cpu_limit_ns {
+            return Err(LimitHit::Cpu { used_ms: used_ns / 1_000_000, limit_ms: self.cpu_limit_ns / 1_000_000 });
+        }
+        let wall_ns = monotonic_ns().saturating_sub(self.wall_start_ns);
+        if wall_ns >= self.wall_limit_ns {
+            return Err(LimitHit::Wall { wall_ms: wall_ns / 1_000_000, used_ms: used_ns / 1_000_000 });
+        }
+        Ok(())
+    }
+}
+
+/// Cells of all tables of an instance: function pointers, mostly. Interpreters need many.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// Keeps the linear memories of an instance, together, below a limit.
+#[derive(Debug)]
+pub(super) struct MemoryLimiter {
+    limit_bytes: usize,
+    used_bytes: usize,
+    denied: bool,
+}
+
+impl MemoryLimiter {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self { limit_bytes, used_bytes: 0, denied: false }
+    }
+
+    /// Bytes of linear memory now.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+
+    /// The limit.
+    pub(super) fn limit_bytes(&self) -> usize {
+        self.limit_bytes
+    }
+
+    /// Whether the guest was denied memory since the last call began: then whatever it does next is the limit's doing.
+    pub(super) fn denied(&self) -> bool {
+        self.denied
+    }
+
+    /// A new call begins.
+    pub(super) fn begin(&mut self) {
+        self.denied = false;
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let wanted = self.used_bytes.saturating_add(desired.saturating_sub(current));
+        if wanted > self.limit_bytes {
+            self.denied = true;
+            return Ok(false);
+        }
+        self.used_bytes = wanted;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.denied = true;
+        Ok(())
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > TABLE_ELEMENTS_MAX {
+            self.denied = true;
+        }
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        100
+    }
+
+    fn tables(&self) -> usize {
+        100
+    }
+
+    fn memories(&self) -> usize {
+        20
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_are_counted_together_and_a_denial_is_remembered() {
+        let mut limiter = MemoryLimiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).expect("an answer"));
+        assert!(!limiter.memory_growing(0, 60, None).expect("an answer"));
+        assert!(limiter.denied());
+        limiter.begin();
+        assert!(limiter.memory_growing(0, 40, None).expect("an answer"));
+        assert_eq!((limiter.used_bytes(), limiter.denied()), (100, false));
+    }
+
+    #[test]
+    fn a_budget_of_cpu_is_spent_by_work_alone() {
+        let budget = Budget::start(Duration::from_millis(20), Duration::from_secs(3600));
+        assert_eq!(budget.check(), Ok(()));
+        let mut work = 0_u64;
+        while budget.cpu_used_ns() < 20_000_000 {
+            work = std::hint::black_box(work.wrapping_mul(31).wrapping_add(1));
+        }
+        assert!(matches!(budget.check(), Err(LimitHit::Cpu { limit_ms: 20, .. })));
+    }
+
+    #[test]
+    fn the_wall_deadline_is_told_apart() {
+        let budget = Budget::start(Duration::from_secs(3600), Duration::ZERO);
+        assert!(matches!(budget.check(), Err(LimitHit::Wall { .. })));
+    }
+}

@@ -1,0 +1,202 @@
+//! From a Rust crate to a component.
+//!
+//! In: a directory with a plugin's crate, or with several. Out: `DIR/<directory's name>.wasm` for each, and its
+//! description. The same sources give the same bytes on the same toolchain: one profile, one linker, and no paths of
+//! the machine inside. Never installs anything, and touches nothing but the target directory and the `.wasm` file.
+
+mod cargo;
+mod component;
+pub mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::inspect::{Inspection, inspect};
+use cargo::Workspace;
+pub use toolchain::{NoToolchain, Places, Toolchain};
+
+/// Names a target directory that all plugins of a machine share.
+pub const TARGET_DIR_VARIABLE: &str = "PELTON_GUEST_TARGET_DIR";
+
+/// What to build, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// A plugin's crate, a workspace of them, or a directory of crates.
+    pub dir: PathBuf,
+    /// Where cargo puts what it makes; see [`default_target_dir`].
+    pub target_dir: Option<PathBuf>,
+    /// `cargo --locked`
+    pub locked: bool,
+    /// `cargo --offline`
+    pub offline: bool,
+}
+
+/// A plugin that was built.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Built {
+    /// The name of its directory.
+    pub name: String,
+    /// The component.
+    pub file: PathBuf,
+    /// What it is.
+    #[serde(flatten)]
+    pub inspection: Inspection,
+    /// How long it took, or its workspace.
+    pub seconds: f64,
+}
+
+/// Why a plugin cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Nothing to build.
+    #[error(
+        "{dir}: there is no Cargo.toml here, nor in a directory below; `pelton plugin new NAME` makes a plugin, and a \
+         component that was built elsewhere needs no build"
+    )]
+    NoCrate {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// Cargo cannot read it.
+    #[error("{manifest}: {message}")]
+    Manifest {
+        /// Which.
+        manifest: PathBuf,
+        /// Cargo's words.
+        message: String,
+    },
+    /// A crate, but no plugin.
+    #[error("{manifest}: this is no plugin: write `crate-type = [\"cdylib\", \"rlib\"]` under `[lib]`")]
+    NotAPlugin {
+        /// Which.
+        manifest: PathBuf,
+    },
+    /// The compiler's errors were shown already.
+    #[error("{root}: cargo failed ({status}); its own words stand above")]
+    Cargo {
+        /// The workspace.
+        root: PathBuf,
+        /// How it ended.
+        status: String,
+    },
+    /// Cargo succeeded without a module.
+    #[error("{name}: cargo made no WebAssembly module of it")]
+    NoModule {
+        /// The package.
+        name: String,
+    },
+    /// The module is no plugin.
+    #[error("{name}: no component can be made of it: {message}")]
+    Component {
+        /// The package.
+        name: String,
+        /// The encoder's words.
+        message: String,
+    },
+    /// A file or a program.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl BuildError {
+    fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+/// Builds every plugin of a directory.
+///
+/// # Errors
+/// The first that cannot be built.
+pub fn build(request: &Request, toolchain: &Toolchain) -> Result<Vec<Built>, BuildError> {
+    let dir = request.dir.canonicalize().map_err(|error| BuildError::io("cannot read", &request.dir, error))?;
+    let mut flags = Vec::new();
+    flags.extend(request.locked.then_some("--locked"));
+    flags.extend(request.offline.then_some("--offline"));
+    let mut built = Vec::new();
+    for crate_dir in crates_of(&dir)? {
+        built.extend(build_workspace(&crate_dir, request.target_dir.as_deref(), toolchain, &flags)?);
+    }
+    Ok(built)
+}
+
+/// The directory itself where it has a `Cargo.toml`, else those directly below that have one.
+fn crates_of(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    let is_crate = |dir: &Path| dir.join("Cargo.toml").is_file();
+    if is_crate(dir) {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let entries = std::fs::read_dir(dir).map_err(|error| BuildError::io("cannot read", dir, error))?;
+    let mut crates: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|dir| is_crate(dir)).collect();
+    crates.sort();
+    if crates.is_empty() { Err(BuildError::NoCrate { dir: dir.to_owned() }) } else { Ok(crates) }
+}
+
+fn build_workspace(
+    dir: &Path,
+    target_dir: Option<&Path>,
+    toolchain: &Toolchain,
+    flags: &[&str],
+) -> Result<Vec<Built>, BuildError> {
+    let begun = Instant::now();
+    let workspace = Workspace::read(dir, toolchain)?;
+    let target_dir = target_dir.map_or_else(|| default_target_dir(&workspace.root), Path::to_owned);
+    let target_dir = std::path::absolute(&target_dir)
+        .map_err(|error| BuildError::io("cannot find the target directory", &target_dir, error))?;
+    let modules = workspace.build(toolchain, &target_dir, flags)?;
+    let finish = |(package, module): (cargo::Package, Vec<u8>)| {
+        let refused = |message: String| BuildError::Component { name: package.name.clone(), message };
+        let component = component::encode(&module).map_err(refused)?;
+        let inspection = inspect(&component).map_err(|error| refused(error.to_string()))?;
+        let dir = package.manifest.parent().unwrap_or(Path::new("."));
+        let name = dir.file_name().map_or_else(|| package.name.clone(), |name| name.to_string_lossy().into_owned());
+        let file = dir.join(format!("{name}.wasm"));
+        component::write(&file, &component).map_err(|error| BuildError::io("cannot write", &file, error))?;
+        Ok(Built { name, file, inspection, seconds: begun.elapsed().as_secs_f64() })
+    };
+    modules.into_iter().map(finish).collect()
+}
+
+/// Where cargo puts what it makes, unless it is told: `$PELTON_GUEST_TARGET_DIR`; in a project (a directory with a
+/// `pelton.yaml`) its `.pelton/target`, which all its plugins share; else the workspace's `target/wasm`.
+#[must_use]
+pub fn default_target_dir(workspace_root: &Path) -> PathBuf {
+    if let Some(dir) = std::env::var_os(TARGET_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
+        return PathBuf::from(dir);
+    }
+    match workspace_root.ancestors().find(|dir| dir.join("pelton.yaml").is_file()) {
+        Some(project) => project.join(".pelton/target"),
+        None => workspace_root.join("target/wasm"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_without_crates_is_refused_with_advice() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = crates_of(dir.path()).expect_err("nothing there").to_string();
+        assert!(text.contains("pelton plugin new"), "{text}");
+    }
+
+    #[test]
+    fn crates_directly_below_are_found_in_order() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["b", "a", "target"] {
+            std::fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
+        for name in ["b", "a"] {
+            std::fs::write(dir.path().join(name).join("Cargo.toml"), "").expect("a file");
+        }
+        assert_eq!(crates_of(dir.path()).expect("two"), [dir.path().join("a"), dir.path().join("b")]);
+    }
+}

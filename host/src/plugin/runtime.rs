@@ -1,0 +1,175 @@
+//! The engine that compiles and runs plugins: one for the process.
+//!
+//! In: where compiled plugins are kept, and how many threads run them. Out: compiled components. Compilation happens
+//! where [`WasmTransform::load`](super::WasmTransform::load) is called, which is never the data path.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
+
+use wasmtime::component::Component;
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::cache::Cache;
+use super::error::LoadError;
+use crate::record::Digest;
+
+/// How often a guest's CPU clock is looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// Stack of a guest; a compute thread needs at least twice as much.
+const STACK_BYTES: usize = 512 << 10;
+/// Frames of a backtrace.
+const FRAMES_MAX: usize = 64;
+/// Linear memory that an instance's slot keeps mapped when the instance is gone.
+const KEEP_RESIDENT_BYTES: usize = 4 << 20;
+
+/// Compiles and runs plugins.
+pub struct Runtime {
+    interruptible: Engine,
+    trusted: OnceLock<Engine>,
+    cache: Option<Cache>,
+    compute_threads: usize,
+    /// One compilation at a time: each uses all cores by itself.
+    compiling: Mutex<()>,
+    _ticker: Ticker,
+}
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+#[error("the WebAssembly engine cannot be set up on this machine: {0}")]
+pub struct RuntimeError(String);
+
+impl Runtime {
+    /// Sets the engine up. Without a cache directory, or where it cannot be used, each start compiles plugins anew.
+    ///
+    /// # Errors
+    /// Where this machine cannot run the engine at all.
+    pub fn new(cache_dir: Option<&Path>, compute_threads: usize) -> Result<Arc<Self>, RuntimeError> {
+        let interruptible = engine(true, compute_threads)?;
+        let ticker = Ticker::start(interruptible.clone()).map_err(|error| RuntimeError(error.to_string()))?;
+        Ok(Arc::new(Self {
+            interruptible,
+            trusted: OnceLock::new(),
+            cache: cache_dir.and_then(Cache::open),
+            compute_threads,
+            compiling: Mutex::new(()),
+            _ticker: ticker,
+        }))
+    }
+
+    /// Threads that call plugins at once.
+    pub(super) fn compute_threads(&self) -> usize {
+        self.compute_threads
+    }
+
+    /// The engine for a plugin; a trusted one runs where nothing interrupts it.
+    fn engine(&self, trusted: bool) -> Result<&Engine, LoadError> {
+        if !trusted {
+            return Ok(&self.interruptible);
+        }
+        if let Some(engine) = self.trusted.get() {
+            return Ok(engine);
+        }
+        let made =
+            engine(false, self.compute_threads).map_err(|error| LoadError::Host { message: error.to_string() })?;
+        Ok(self.trusted.get_or_init(|| made))
+    }
+
+    /// A component, from the cache where it is there.
+    pub(super) fn component(&self, bytes: &[u8], digest: Digest, trusted: bool) -> Result<Component, LoadError> {
+        let engine = self.engine(trusted)?;
+        if let Some(component) = self.cached(engine, digest) {
+            return Ok(component);
+        }
+        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(component) = self.cached(engine, digest) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(engine, bytes)
+            .map_err(|error| LoadError::Compile { message: format!("{error:#}") })?;
+        if let Some(cache) = &self.cache {
+            match component.serialize() {
+                Ok(image) => cache.put(digest, engine, &image),
+                Err(error) => {
+                    tracing::warn!(%error, "a compiled plugin cannot be kept: the next start compiles it anew")
+                }
+            }
+        }
+        Ok(component)
+    }
+
+    fn cached(&self, engine: &Engine, digest: Digest) -> Option<Component> {
+        let cache = self.cache.as_ref()?;
+        let image = cache.get(digest, engine)?;
+        // SAFETY: the engine runs such an image as machine code, so it must be one that an engine of these settings has
+        // made. The cache gives out only what `Cache::put` wrote under the same digest and settings (both are in the
+        // file's name), into a directory that no other user may write to, and verified the image's SHA-256 on the very
+        // bytes passed here: they are in our memory, not in a file that could still change.
+        #[allow(unsafe_code)]
+        let loaded = unsafe { Component::deserialize(engine, &image) };
+        loaded
+            .inspect_err(|error| {
+                tracing::warn!(%error, "a compiled plugin does not fit this engine: it is compiled anew");
+                cache.forget(digest, engine);
+            })
+            .ok()
+    }
+}
+
+fn engine(interruptible: bool, compute_threads: usize) -> Result<Engine, RuntimeError> {
+    let pooled = Engine::new(
+        config(interruptible).allocation_strategy(InstanceAllocationStrategy::Pooling(pool(compute_threads))),
+    );
+    match pooled {
+        Ok(engine) => Ok(engine),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "no pool of instances: each is allocated on demand, which is slower (is the address space limited?)"
+            );
+            Engine::new(&config(interruptible)).map_err(|error| RuntimeError(format!("{error:#}")))
+        }
+    }
+}
+
+fn config(interruptible: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .concurrency_support(false)
+        .epoch_interruption(interruptible)
+        .max_wasm_stack(STACK_BYTES)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(FRAMES_MAX));
+    config
+}
+
+/// Room for the instances of many plugins on every compute thread, two generations of each. A slot costs address space,
+/// not memory.
+fn pool(compute_threads: usize) -> PoolingAllocationConfig {
+    let components = (compute_threads.saturating_mul(64)).clamp(128, 1024) as u32;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(components)
+        .total_core_instances(components * 4)
+        .total_memories(components)
+        .total_tables(components * 2)
+        .max_unused_warm_slots(16)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// Moves the epoch until it is dropped.
+struct Ticker {
+    _stop: mpsc::Sender<()>,
+}
+
+impl Ticker {
+    fn start(engine: Engine) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        std::thread::Builder::new().name("plugin-ticker".to_owned()).spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { _stop: stop })
+    }
+}

@@ -1,0 +1,195 @@
+//! A plugin as a step of the line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::artifact::{Description, describe};
+use super::bindings::TransformPre;
+use super::effects::MetricNames;
+use super::error::LoadError;
+use super::imports::{check_imports, linker};
+use super::instance::{Instance, Plan};
+use super::{Capability, Runtime, subscription};
+use crate::config::Limits;
+use crate::pipeline::{LogLevel, LogLine, Subscription, Transform, TransformError, TransformInput, TransformOutput};
+use crate::record::Digest;
+
+/// Bytes of an artifact; a whole Python interpreter takes 18 MB.
+const ARTIFACT_BYTES_MAX: u64 = 128 << 20;
+
+/// One generation of a plugin: a compiled component with its configuration, grants and limits, and instances of it that
+/// wait for a batch.
+pub struct WasmTransform {
+    name: String,
+    description: Description,
+    subscription: Subscription,
+    plan: Plan,
+    idle: Mutex<Vec<Instance>>,
+    runtime: Arc<Runtime>,
+}
+
+impl WasmTransform {
+    /// Reads, checks, compiles, links and configures a plugin. Takes seconds for a large one that is not in the cache:
+    /// not for the data path.
+    ///
+    /// # Errors
+    /// What is wrong with the file, its imports, its types, its configuration or its subscription.
+    pub fn load(
+        runtime: &Arc<Runtime>,
+        name: &str,
+        path: &Path,
+        config: &serde_json::Value,
+        grants: &BTreeSet<Capability>,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let bytes = read(path)?;
+        Self::from_bytes(runtime, name, &bytes, config, grants, limits)
+    }
+
+    /// As [`Self::load`], from the bytes of the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_bytes(
+        runtime: &Arc<Runtime>,
+        name: &str,
+        bytes: &[u8],
+        config: &serde_json::Value,
+        grants: &BTreeSet<Capability>,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let description = describe(bytes)?;
+        if description.world != "transform" {
+            return Err(LoadError::WrongWorld { exports: description.exports });
+        }
+        check_imports(&description, grants).map_err(LoadError::Refused)?;
+        let component = runtime.component(bytes, description.digest, limits.trusted)?;
+        let interface = |error: wasmtime::Error| LoadError::Interface { message: format!("{error:#}") };
+        let linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
+        let pre = TransformPre::new(linked.instantiate_pre(&component).map_err(interface)?).map_err(interface)?;
+        let imports = |capability| description.capabilities.contains(&capability);
+        let plan = Plan {
+            pre,
+            limits,
+            config_text: config.to_string(),
+            config: Arc::new(top_level(config)),
+            metric_names: Arc::<MetricNames>::default(),
+            may_log: grants.contains(&Capability::Log),
+            clock: imports(Capability::Clock),
+            random: imports(Capability::Random),
+        };
+        let (instance, given, logs) = Instance::start(&plan)?;
+        let subscription = subscription::check(given).map_err(|problems| LoadError::Subscription { problems })?;
+        for line in logs {
+            tell(name, &line);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            description,
+            subscription,
+            plan,
+            idle: Mutex::new(vec![instance]),
+            runtime: Arc::clone(runtime),
+        })
+    }
+
+    /// What the component says about itself.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Drops the instances that wait: the next batch meets a fresh one.
+    pub fn drop_instances(&self) {
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance for a batch. A guest that started once and cannot start now is not the record's fault.
+    fn instance(&self) -> Result<Instance, TransformError> {
+        let waiting = self.idle().pop();
+        if let Some(instance) = waiting {
+            return Ok(instance);
+        }
+        let again =
+            |reason: String| TransformError::Busy(format!("plugin `{}` cannot start again: {reason}", self.name));
+        let (instance, given, _) = Instance::start(&self.plan).map_err(|error| again(error.to_string()))?;
+        match subscription::check(given) {
+            Ok(subscription) if subscription == self.subscription => Ok(instance),
+            _ => Err(again("its `configure` answers otherwise than before".to_owned())),
+        }
+    }
+
+    /// Keeps an instance for the next batch, unless it has grown so much that a fresh one is the better neighbour:
+    /// linear memory never shrinks.
+    fn keep(&self, instance: Instance) {
+        if instance.memory_bytes() > self.plan.limits.memory_bytes / 4 * 3 {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() < self.runtime.compute_threads() {
+            idle.push(instance);
+        }
+    }
+}
+
+impl Transform for WasmTransform {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn digest(&self) -> Digest {
+        self.description.digest
+    }
+
+    fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        let mut instance = self.instance()?;
+        let output = instance.process(&self.plan, &self.subscription, input)?;
+        self.keep(instance);
+        Ok(output)
+    }
+}
+
+impl std::fmt::Debug for WasmTransform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmTransform").field("name", &self.name).field("digest", &self.description.digest).finish()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size > ARTIFACT_BYTES_MAX {
+        return Err(LoadError::TooLarge { size, max: ARTIFACT_BYTES_MAX });
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.take(ARTIFACT_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+fn top_level(config: &serde_json::Value) -> BTreeMap<String, String> {
+    let Some(object) = config.as_object() else { return BTreeMap::new() };
+    object.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
+}
+
+/// What a guest logs while it is configured belongs to no batch.
+fn tell(plugin: &str, line: &LogLine) {
+    let message = line.message.as_str();
+    match line.level {
+        LogLevel::Debug => tracing::debug!(plugin, "{message}"),
+        LogLevel::Info => tracing::info!(plugin, "{message}"),
+        LogLevel::Warn => tracing::warn!(plugin, "{message}"),
+        LogLevel::Error => tracing::error!(plugin, "{message}"),
+    }
+}

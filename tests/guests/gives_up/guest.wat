@@ -1,0 +1,11 @@
+;; Answers `error.fatal`.
+(module
+  ;; @memory
+  ;; @configure
+  (data (i32.const 4096) "no model loaded")
+  (func (export "process") (param i32) (result i32)
+    (i32.store8 (i32.const 2048) (i32.const 1))
+    (i32.store8 (i32.const 2052) (i32.const 1))
+    (i32.store (i32.const 2056) (i32.const 4096))
+    (i32.store (i32.const 2060) (i32.const 15))
+    (i32.const 2048)))

@@ -1,0 +1,9 @@
+;; Keeps five bytes of a table of four-byte rows.
+(module
+  ;; @memory
+  ;; @configure
+  (func (export "process") (param i32) (result i32)
+    (i32.store8 (i32.const 2052) (i32.const 1))
+    (i32.store (i32.const 2056) (i32.const 4096))
+    (i32.store (i32.const 2060) (i32.const 5))
+    (i32.const 2048)))

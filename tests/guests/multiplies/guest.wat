@@ -1,0 +1,9 @@
+;; Asks for its first row a thousand times over, in four bytes each.
+(module
+  ;; @memory
+  ;; @configure
+  (func (export "process") (param i32) (result i32)
+    (i32.store8 (i32.const 2052) (i32.const 1))
+    (i32.store (i32.const 2056) (i32.const 8192))
+    (i32.store (i32.const 2060) (i32.const 4000))
+    (i32.const 2048)))

@@ -1,0 +1,4 @@
+;; A component, but no transform.
+(module
+  (memory (export "memory") 1)
+  (func (export "run")))

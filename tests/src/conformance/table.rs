@@ -1,0 +1,272 @@
+//! Sinks that want cells.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pelton::pipeline::{Sink, Wants};
+use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
+
+use super::within;
+
+/// Visible rows: by key, then by column, value and write time. Cells that are not there are absent.
+pub type Rows = BTreeMap<String, BTreeMap<String, (serde_json::Value, i64)>>;
+
+/// A table of its own with the columns `id` (text, the key), `n` (a whole number of 64 bits) and `s` (text), without a
+/// time to live.
+#[async_trait]
+pub trait TableBed: Send + Sync {
+    /// A sink on the table; each time a new one, as after a restart.
+    async fn open(&self) -> Arc<dyn Sink>;
+
+    /// What is visible in the table.
+    async fn rows(&self) -> Rows;
+}
+
+/// 2026-01-01, in microseconds: write times of the suite lie after it.
+const BASE: i64 = 1_767_225_600_000_000;
+
+/// One row to write.
+#[derive(Debug, Clone)]
+pub struct Row {
+    offset: i64,
+    at: i64,
+    op: RowOp,
+    id: Option<&'static str>,
+    n: Cell<'static>,
+    s: Cell<'static>,
+}
+
+/// An upsert; `at` is both the record's offset and its write time, 10 µs apart.
+fn set(at: i64, id: &'static str, n: Cell<'static>, s: Cell<'static>) -> Row {
+    Row { offset: at, at: BASE + at * 10, op: RowOp::Upsert, id: Some(id), n, s }
+}
+
+fn delete(at: i64, id: &'static str) -> Row {
+    Row { op: RowOp::Delete, ..set(at, id, Cell::Unset, Cell::Unset) }
+}
+
+fn n(value: i64) -> Cell<'static> {
+    Cell::Value(Value::S64(value))
+}
+
+fn s(value: &'static str) -> Cell<'static> {
+    Cell::Value(Value::Text(value))
+}
+
+fn batch(sink: &dyn Sink, rows: &[Row]) -> SinkBatch {
+    let Wants::Cells(columns) = sink.wants() else { panic!("the sink of a table wants cells") };
+    let cells = columns.iter().map(|spec| {
+        let mut column = CellColumn::default();
+        for row in rows {
+            column.push(match spec.column.as_str() {
+                "id" => row.id.map_or(Cell::Unset, s),
+                "n" => row.n,
+                "s" => row.s,
+                other => panic!("the bed's table has no column {other}"),
+            });
+        }
+        column
+    });
+    let metas = rows.iter().enumerate().map(|(index, row)| RowMeta {
+        origin: index as u32,
+        offset: Offset(row.offset),
+        timestamp_ms: row.at / 1000,
+        write_time: WriteTime(row.at),
+        index: index as u32,
+        op: row.op,
+    });
+    SinkBatch {
+        source: TopicPartition::new("suite", 0),
+        generation: 1,
+        rows: metas.collect(),
+        keys: Column::default(),
+        values: Column::default(),
+        headers: Column::default(),
+        cells: cells.collect(),
+    }
+}
+
+async fn write(sink: &dyn Sink, rows: &[Row]) -> pelton::pipeline::Written {
+    let answer = within("the sink accepts", sink.write(batch(sink, rows))).await;
+    within("the sink answers", answer).await
+}
+
+/// Rows as [`TableBed::rows`] gives them; write times by the `at` of [`set`].
+fn rows(wanted: &[(&str, &[(&str, serde_json::Value, i64)])]) -> Rows {
+    let cells = |cells: &[(&str, serde_json::Value, i64)]| {
+        cells.iter().map(|(name, value, at)| ((*name).to_owned(), (value.clone(), BASE + at * 10))).collect()
+    };
+    wanted.iter().map(|(id, row)| ((*id).to_owned(), cells(row))).collect()
+}
+
+/// What was answered can be read, also by those who come later.
+pub async fn what_is_answered_is_there(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    let written = write(&*sink, &[set(1, "a", n(1), s("x")), set(2, "b", n(-2), s("ü 🎁"))]).await;
+    assert!(written.failures.is_empty() && written.bytes > 0, "{written:?}");
+    let wanted = rows(&[
+        ("a", &[("n", 1.into(), 1), ("s", "x".into(), 1)]),
+        ("b", &[("n", (-2).into(), 2), ("s", "ü 🎁".into(), 2)]),
+    ]);
+    assert_eq!(bed.rows().await, wanted);
+    drop(sink);
+    write(&*bed.open().await, &[set(3, "a", n(3), Cell::Unset)]).await;
+    assert_eq!(bed.rows().await["a"], rows(&[("a", &[("n", 3.into(), 3), ("s", "x".into(), 1)])])["a"]);
+}
+
+/// Unset leaves a cell, null deletes it; a row without cells is still a row.
+pub async fn unset_leaves_and_null_deletes(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    write(&*sink, &[set(1, "a", n(1), s("x")), set(2, "a", Cell::Null, Cell::Unset)]).await;
+    assert_eq!(bed.rows().await, rows(&[("a", &[("s", "x".into(), 1)])]));
+    write(&*sink, &[set(3, "a", Cell::Unset, Cell::Null)]).await;
+    assert_eq!(bed.rows().await, rows(&[("a", &[])]));
+}
+
+/// A partial update that comes late changes only what is older.
+pub async fn an_older_write_changes_only_older_cells(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    write(&*sink, &[set(5, "a", n(5), Cell::Unset)]).await;
+    write(&*sink, &[set(3, "a", n(3), s("three"))]).await;
+    write(&*sink, &[set(4, "a", Cell::Null, Cell::Unset)]).await;
+    assert_eq!(bed.rows().await, rows(&[("a", &[("n", 5.into(), 5), ("s", "three".into(), 3)])]));
+}
+
+/// A deletion hides what was written at its time or before, whenever that comes.
+pub async fn a_deletion_hides_what_is_not_newer(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    write(&*sink, &[set(1, "a", n(1), s("x")), set(7, "b", n(7), Cell::Unset)]).await;
+    write(&*sink, &[delete(5, "a"), delete(5, "b")]).await;
+    assert_eq!(bed.rows().await, rows(&[("b", &[("n", 7.into(), 7)])]));
+    write(&*sink, &[set(4, "a", n(4), Cell::Unset), set(4, "b", Cell::Unset, s("late"))]).await;
+    assert_eq!(bed.rows().await, rows(&[("b", &[("n", 7.into(), 7)])]));
+    write(&*sink, &[set(6, "a", Cell::Unset, s("again"))]).await;
+    assert_eq!(bed.rows().await["a"], rows(&[("a", &[("s", "again".into(), 6)])])["a"]);
+}
+
+/// Writes of one record to one row have one write time, and yet the last wins.
+pub async fn the_last_write_of_a_record_wins(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    write(&*sink, &[set(1, "c", Cell::Unset, s("old"))]).await;
+    let record = [
+        set(2, "a", n(9), s("x")),
+        set(2, "a", n(3), Cell::Unset),
+        set(2, "b", n(1), Cell::Unset),
+        delete(2, "b"),
+        delete(2, "c"),
+        set(2, "c", n(2), Cell::Unset),
+    ];
+    write(&*sink, &record).await;
+    let wanted = rows(&[("a", &[("n", 3.into(), 2), ("s", "x".into(), 2)]), ("c", &[("n", 2.into(), 2)])]);
+    assert_eq!(bed.rows().await, wanted);
+}
+
+/// The same writes again, in other orders and other batches, leave the same cells with the same write times.
+pub async fn a_replay_changes_nothing(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    let writes = [
+        set(1, "a", n(1), s("one")),
+        set(2, "b", n(2), Cell::Unset),
+        delete(3, "a"),
+        set(4, "a", n(4), Cell::Unset),
+        set(5, "b", Cell::Null, s("five")),
+        set(6, "c", n(6), s("six")),
+        delete(7, "c"),
+        set(8, "a", Cell::Unset, s("eight")),
+    ];
+    write(&*sink, &writes).await;
+    let first = bed.rows().await;
+    let wanted = rows(&[("a", &[("n", 4.into(), 4), ("s", "eight".into(), 8)]), ("b", &[("s", "five".into(), 5)])]);
+    assert_eq!(first, wanted);
+    let again = bed.open().await;
+    for part in writes.chunks(3) {
+        write(&*again, part).await;
+    }
+    for row in writes.iter().rev() {
+        write(&*again, std::slice::from_ref(row)).await;
+    }
+    assert_eq!(bed.rows().await, first);
+}
+
+/// Rows that can never be written are named with their reason; the others are written.
+pub async fn a_bad_value_is_refused_alone(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    let mut no_key = set(3, "", n(3), Cell::Unset);
+    no_key.id = None;
+    let written = write(&*sink, &[set(1, "a", n(1), s("x")), set(2, "b", s("two"), s("y")), no_key]).await;
+    let failures: Vec<_> = written.failures.iter().map(|failure| (failure.row, failure.code.as_str())).collect();
+    assert_eq!(failures, [(1, "sink.bad_value"), (2, "sink.bad_value")], "{:?}", written.failures);
+    assert!(names(&written.failures[0].message, "n"), "the message names the column: {:?}", written.failures);
+    assert_eq!(bed.rows().await, rows(&[("a", &[("n", 1.into(), 1), ("s", "x".into(), 1)])]));
+}
+
+/// Whether a message has this word.
+fn names(message: &str, word: &str) -> bool {
+    message.split(|character: char| !character.is_alphanumeric()).any(|found| found == word)
+}
+
+/// An answer that nobody waits for is no lost write.
+pub async fn a_dropped_answer_loses_no_write(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    drop(sink.write(batch(&*sink, &[set(1, "a", n(1), Cell::Unset)])).await);
+    within("the write", async {
+        while bed.rows().await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Many batches under way at once: all are answered, the newest write of each row stands.
+pub async fn many_batches_under_way(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    let ids = ["a", "b", "c", "d", "e", "f", "g"];
+    let mut answers = Vec::new();
+    for at in 0..200 {
+        let part: Vec<_> =
+            (0..5).map(|i| set(1 + at * 5 + i, ids[((at + i) % 7) as usize], n(at * 5 + i), Cell::Unset)).collect();
+        answers.push(within("the sink accepts", sink.write(batch(&*sink, &part))).await);
+    }
+    for answer in answers {
+        assert_eq!(within("the sink answers", answer).await.failures, []);
+    }
+    let mut newest = Rows::new();
+    for at in 0..200_i64 {
+        for i in 0..5 {
+            let row = newest.entry(ids[((at + i) % 7) as usize].to_owned()).or_default();
+            row.insert("n".into(), ((at * 5 + i).into(), BASE + (1 + at * 5 + i) * 10));
+        }
+    }
+    assert_eq!(bed.rows().await, newest);
+}
+
+/// An empty batch is answered.
+pub async fn an_empty_batch_is_answered(bed: &dyn TableBed) {
+    let sink = bed.open().await;
+    assert_eq!(write(&*sink, &[]).await, pelton::pipeline::Written::default());
+    assert_eq!(sink.blocked(), None);
+}
+
+/// Every behaviour of [`table`](self) as a test; the argument makes a fresh bed.
+#[macro_export]
+macro_rules! table_sink_suite {
+    ($bed:expr) => {
+        $crate::suite!($bed, table:
+            what_is_answered_is_there, unset_leaves_and_null_deletes, an_older_write_changes_only_older_cells,
+            a_deletion_hides_what_is_not_newer, the_last_write_of_a_record_wins, a_replay_changes_nothing,
+            a_bad_value_is_refused_alone, a_dropped_answer_loses_no_write, many_batches_under_way,
+            an_empty_batch_is_answered);
+    };
+}
+
+/// The behaviours of a suite, each as a test.
+#[macro_export]
+macro_rules! suite {
+    ($bed:expr, $suite:ident: $($behaviour:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $behaviour() {
+            $crate::conformance::$suite::$behaviour(&$bed).await;
+        }
+    )+};
+}
