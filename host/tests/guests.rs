@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pelton::config::Limits;
-use pelton::pipeline::{LogLine, Transform as _, TransformError, TrapKind};
-use pelton::plugin::{Capability, LoadError};
-use pelton::record::Batch;
+use pelton::pipeline::{
+    LogLine, MetricUpdate, OutOp, OutRow, Span, Transform as _, TransformError, TransformInput, TrapKind,
+};
+use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
+use pelton::record::{Batch, Field, FieldColumn, FieldType, Offset, Policy, TopicPartition};
 use support::{apply, batch, load, load_with, refused};
 
 /// Declares the tests, and with them the list that the folders are held against.
@@ -80,7 +82,90 @@ fn with_output(output_bytes: usize) -> Limits {
     Limits { output_bytes, ..Limits::default() }
 }
 
+/// A column of text cells in the layout of `wit/types.wit`.
+fn text_column(cells: &[&str]) -> FieldColumn {
+    let mut column = FieldColumn { values: vec![0; 4], ..FieldColumn::default() };
+    for cell in cells {
+        column.data.extend_from_slice(cell.as_bytes());
+        column.values.extend_from_slice(&(column.data.len() as u32).to_le_bytes());
+    }
+    column
+}
+
+fn s64s(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
 guests! {
+    mirrors => {
+        let guest = load("mirrors");
+        let subscription = guest.subscription();
+        assert!(subscription.parts.key && subscription.parts.value && subscription.parts.all_headers);
+        assert!(subscription.parts.offset && subscription.parts.timestamp);
+        assert_eq!((subscription.headers[0].as_str(), subscription.routes[0].as_str()), ("trace", "other"));
+        let name = Field {
+            path: vec!["name".into()], field_type: FieldType::Text, on_missing: Policy::Null, on_mismatch: Policy::Reject,
+        };
+        assert_eq!(subscription.value_fields, [name]);
+
+        let mut records = Batch::new(TopicPartition::new("shop.orders", 3));
+        records.push(Offset(7), Some(1_000), Some(b"k1"), Some(b"v1"), [("trace", Some(&b"old"[..])), ("trace", Some(b"one"))]);
+        records.push(Offset(9), None, None, None, [("other", Some(&b"x"[..]))]);
+        records.push(Offset(12), Some(3_000), Some(b"k3"), Some("v\u{fc}".as_bytes()), [("trace", Some(&b""[..]))]);
+        let names = text_column(&["Ann", "", "Zo\u{eb}"]);
+        for _ in 0..3 {
+            let input = TransformInput { batch: &records, value_fields: std::slice::from_ref(&names) };
+            let output = guest.apply(&input).unwrap();
+            assert_eq!(
+                output.rows,
+                [
+                    OutRow { row: 0, op: OutOp::Replace(Span { offset: 0, length: 3 }), route: 1 },
+                    OutRow { row: 1, op: OutOp::Tombstone, route: 1 },
+                    OutRow { row: 2, op: OutOp::Replace(Span { offset: 3, length: 0 }), route: 1 },
+                ]
+            );
+            assert_eq!(output.data, b"one");
+            assert_eq!(output.set_fields[0].values, s64s(&[1_000, -1, 3_000]));
+            assert_eq!(output.set_fields[1].values, s64s(&[7, 9, 12]));
+            assert_eq!((&output.set_fields[2].values, &output.set_fields[2].data), (&names.values, &names.data));
+            let lines: Vec<&str> = output.effects.logs.iter().map(|line| line.message.as_str()).collect();
+            assert_eq!(lines[..3], ["shop.orders", "k1k3", "v1v\u{fc}"]);
+            assert!(lines[3].contains("old") && lines[3].contains("other"));
+        }
+        // Any part of a batch is a batch, down to none of it.
+        for rows in [vec![2], vec![0, 1], vec![]] {
+            let part = records.select(rows.clone());
+            let all = ["Ann", "", "Zo\u{eb}"];
+            let names = text_column(&rows.iter().map(|row| all[*row]).collect::<Vec<_>>());
+            let output = guest.apply(&TransformInput { batch: &part, value_fields: &[names] }).unwrap();
+            assert_eq!(output.rows.len(), rows.len());
+        }
+    }
+
+    asks_the_host => {
+        let config = serde_json::json!({ "greeting": { "text": "hello" }, "other": 1 });
+        let guest = support::load_on(support::runtime(), "asks_the_host", &config);
+        let records = batch(&["a", "b"]);
+        let output = apply(&guest, &records).unwrap();
+        assert_eq!(output.set_fields[0].values, s64s(&records.timestamps));
+        assert_ne!(output.set_fields[1].values[..8], output.set_fields[1].values[8..]);
+        assert_eq!(output.effects.logs[0].message, r#"{"text":"hello"}"#);
+        assert_eq!(
+            output.effects.metrics,
+            [
+                MetricUpdate::Count("time".into(), 2),
+                MetricUpdate::Observe("greeting".into(), 0.0),
+                MetricUpdate::Observe("greeting".into(), 1.0),
+                MetricUpdate::Gauge("seed".into(), 2.0),
+            ]
+        );
+        // The same record sees the same chance in another batch, on another instance, after a restart.
+        let again = support::load_on(support::runtime(), "asks_the_host", &serde_json::Value::Null);
+        let second = apply(&again, &records.select([1])).unwrap();
+        assert_eq!(second.set_fields[1].values, output.set_fields[1].values[8..]);
+        assert!(second.effects.logs.is_empty(), "no such key");
+    }
+
     well_behaved => {
         let guest = load("well_behaved");
         let output = apply(&guest, &batch(&["a", "b"])).unwrap();
@@ -250,6 +335,7 @@ guests! {
     wrong_types => {
         let error = refused("wrong_types");
         assert!(matches!(error, LoadError::Interface { .. }), "{error}");
+        insta::assert_snapshot!(error, @"its functions have other types than `pelton:plugin@0.1.0` (type-checking export func `configure`: expected 1-tuple, found 0-tuple); build it anew against the interface of this host");
     }
 
     wants_the_unknown => {
@@ -315,4 +401,113 @@ fn a_machine_that_is_too_busy_is_not_the_records_fault() {
     let guest = load_with("spins", &[], limits).unwrap();
     let answer = apply(&guest, &batch(&["a"]));
     assert!(matches!(answer, Err(TransformError::Busy(_))), "{answer:?}");
+}
+
+#[test]
+fn a_trusted_guest_runs_where_nothing_interrupts_it() {
+    let limits = Limits { trusted: true, cpu_per_batch: Duration::ZERO, ..Limits::default() };
+    let guest = load_with("well_behaved", &[], limits).unwrap();
+    assert_eq!(apply(&guest, &batch(&["a"])).unwrap().rows.len(), 1);
+}
+
+#[test]
+fn several_threads_run_one_plugin_side_by_side() {
+    let guest = load("mirrors");
+    let names = text_column(&["Ann", "Zoe"]);
+    std::thread::scope(|scope| {
+        for thread in 0..4_i64 {
+            let (guest, names) = (&guest, &names);
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let mut records = Batch::new(TopicPartition::new("t", thread as i32));
+                    let offset = thread * 10_000 + round;
+                    for row in 0..2 {
+                        records.push(Offset(offset + row), None, None, Some(b"v"), []);
+                    }
+                    let input = TransformInput { batch: &records, value_fields: std::slice::from_ref(names) };
+                    let output = guest.apply(&input).unwrap();
+                    assert_eq!(output.set_fields[1].values, s64s(&[offset, offset + 1]));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_compiled_plugin_is_kept_and_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let start = || Runtime::new(Some(&cache), 1).unwrap();
+    support::load_on(&start(), "chokes", &serde_json::Value::Null);
+    let images = || -> Vec<_> { std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let kept = images();
+    assert_eq!(kept.len(), 1);
+    let written = |path: &std::path::Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let first = written(&kept[0]);
+
+    let guest = support::load_on(&start(), "chokes", &serde_json::Value::Null);
+    assert!(apply(&guest, &batch(&["a"])).is_ok());
+    assert_eq!((images(), written(&kept[0])), (kept.clone(), first), "it came from the cache");
+
+    // Damage anywhere is found before a byte of it is run.
+    let whole = std::fs::read(&kept[0]).unwrap();
+    for at in [0, 31, 32, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&kept[0], damaged).unwrap();
+        let guest = support::load_on(&start(), "chokes", &serde_json::Value::Null);
+        assert!(apply(&guest, &batch(&["a"])).is_ok());
+        assert_eq!(std::fs::read(&kept[0]).unwrap()[..32], whole[..32], "it was compiled anew");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_no_plugin() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let runtime = Runtime::new(Some(&file.path().join("cache")), 1).unwrap();
+    let guest = support::load_on(&runtime, "chokes", &serde_json::Value::Null);
+    assert!(apply(&guest, &batch(&["a"])).is_ok());
+}
+
+#[test]
+fn a_cache_that_vanishes_costs_no_plugin() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new(Some(dir.path()), 1).unwrap();
+    // Every write fails from now on, as it does where no room is left.
+    std::fs::remove_dir(dir.path()).unwrap();
+    let guest = support::load_on(&runtime, "chokes", &serde_json::Value::Null);
+    assert!(apply(&guest, &batch(&["a"])).is_ok());
+}
+
+#[test]
+fn what_is_no_component_is_named() {
+    let load = |bytes: &[u8]| {
+        WasmTransform::from_bytes(
+            support::runtime(),
+            "x",
+            bytes,
+            &serde_json::Value::Null,
+            &BTreeSet::new(),
+            Limits::default(),
+        )
+        .unwrap_err()
+        .to_string()
+    };
+    assert!(load(b"").contains("an empty file"));
+    assert!(load(b"fn main() {}").contains("a text file"));
+    assert!(load(b"\0asm\x01\0\0\0").contains("a core WebAssembly module"));
+    let whole = support::component("chokes");
+    for cut in [9, whole.len() / 2, whole.len() - 1] {
+        let error = load(&whole[..cut]);
+        assert!(error.contains("damaged") || error.contains("no transform"), "{error}");
+    }
+    let missing = WasmTransform::load(
+        support::runtime(),
+        "x",
+        "/no/such/plugin.wasm".as_ref(),
+        &serde_json::Value::Null,
+        &BTreeSet::new(),
+        Limits::default(),
+    );
+    assert!(missing.unwrap_err().to_string().starts_with("cannot read /no/such/plugin.wasm"));
 }

@@ -75,8 +75,8 @@ impl Budget {
     }
 }
 
-/// Cells of all tables of an instance: function pointers, mostly. Interpreters need many.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Cells of one table of an instance: function pointers, mostly. Interpreters need many.
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// Keeps the linear memories of an instance, together, below a limit.
 #[derive(Debug)]

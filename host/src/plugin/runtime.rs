@@ -10,6 +10,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::budget::TABLE_ELEMENTS_MAX;
 use super::cache::Cache;
 use super::error::LoadError;
 use crate::record::Digest;
@@ -18,6 +19,8 @@ use crate::record::Digest;
 const TICK: Duration = Duration::from_millis(10);
 /// Stack of a guest; a compute thread needs at least twice as much.
 const STACK_BYTES: usize = 512 << 10;
+/// The engine's own data about an instance.
+const INSTANCE_BYTES_MAX: usize = 4 << 20;
 /// Frames of a backtrace.
 const FRAMES_MAX: usize = 64;
 /// Linear memory that an instance's slot keeps mapped when the instance is gone.
@@ -138,6 +141,9 @@ fn config(interruptible: bool) -> Config {
         .concurrency_support(false)
         .epoch_interruption(interruptible)
         .max_wasm_stack(STACK_BYTES)
+        // A replay on another CPU must see the same: no instruction may leave a choice to the machine.
+        .relaxed_simd_deterministic(true)
+        .cranelift_nan_canonicalization(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(FRAMES_MAX));
     config
 }
@@ -148,9 +154,13 @@ fn pool(compute_threads: usize) -> PoolingAllocationConfig {
     let components = (compute_threads.saturating_mul(64)).clamp(128, 1024) as u32;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(components)
-        .total_core_instances(components * 4)
-        .total_memories(components)
-        .total_tables(components * 2)
+        // An interpreter brings tens of core modules, and large tables.
+        .total_core_instances(components * 16)
+        .total_memories(components * 2)
+        .total_tables(components * 8)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_core_instance_size(INSTANCE_BYTES_MAX)
+        .max_component_instance_size(INSTANCE_BYTES_MAX)
         .max_unused_warm_slots(16)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);

@@ -13,7 +13,7 @@ use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
 use pelton::record::{Batch, Offset, TopicPartition};
 
 /// Where the guests are.
-pub fn guests_dir() -> PathBuf {
+pub(crate) fn guests_dir() -> PathBuf {
     repository().join("tests/guests")
 }
 
@@ -22,7 +22,7 @@ fn repository() -> PathBuf {
 }
 
 /// Encodes a guest: its text, and the world that it names, or `transform`.
-pub fn component(guest: &str) -> Vec<u8> {
+pub(crate) fn component(guest: &str) -> Vec<u8> {
     let dir = guests_dir();
     let part = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
     let text = part(&format!("{guest}/guest.wat"))
@@ -48,24 +48,31 @@ pub fn component(guest: &str) -> Vec<u8> {
 }
 
 /// One runtime for all tests of a process, without a cache.
-pub fn runtime() -> &'static Arc<Runtime> {
+pub(crate) fn runtime() -> &'static Arc<Runtime> {
     static RUNTIME: LazyLock<Arc<Runtime>> = LazyLock::new(|| Runtime::new(None, 2).unwrap());
     &RUNTIME
 }
 
 /// Loads a guest under these grants and limits.
-pub fn load_with(guest: &str, grants: &[Capability], limits: Limits) -> Result<WasmTransform, LoadError> {
+pub(crate) fn load_with(guest: &str, grants: &[Capability], limits: Limits) -> Result<WasmTransform, LoadError> {
     let grants: BTreeSet<Capability> = grants.iter().copied().collect();
     WasmTransform::from_bytes(runtime(), guest, &component(guest), &serde_json::Value::Null, &grants, limits)
 }
 
+/// Loads a guest on a runtime of the test's own, with a configuration.
+pub(crate) fn load_on(runtime: &Arc<Runtime>, guest: &str, config: &serde_json::Value) -> WasmTransform {
+    let grants = Capability::ALL.into();
+    WasmTransform::from_bytes(runtime, guest, &component(guest), config, &grants, Limits::default())
+        .unwrap_or_else(|error| panic!("{guest}: {error}"))
+}
+
 /// Loads a guest that is granted everything.
-pub fn load(guest: &str) -> WasmTransform {
+pub(crate) fn load(guest: &str) -> WasmTransform {
     load_with(guest, &Capability::ALL, Limits::default()).unwrap_or_else(|error| panic!("{guest}: {error}"))
 }
 
 /// Loads a guest that must not load.
-pub fn refused(guest: &str) -> LoadError {
+pub(crate) fn refused(guest: &str) -> LoadError {
     match load_with(guest, &Capability::ALL, Limits::default()) {
         Ok(_) => panic!("{guest} was let in"),
         Err(error) => error,
@@ -73,7 +80,7 @@ pub fn refused(guest: &str) -> LoadError {
 }
 
 /// A batch with these values.
-pub fn batch(values: &[&str]) -> Batch {
+pub(crate) fn batch(values: &[&str]) -> Batch {
     let mut batch = Batch::new(TopicPartition::new("shop.orders", 3));
     for (row, value) in values.iter().enumerate() {
         let offset = 100 + row as i64;
@@ -83,6 +90,6 @@ pub fn batch(values: &[&str]) -> Batch {
 }
 
 /// Hands a batch to a guest that reads no typed fields.
-pub fn apply(guest: &WasmTransform, batch: &Batch) -> Result<TransformOutput, TransformError> {
+pub(crate) fn apply(guest: &WasmTransform, batch: &Batch) -> Result<TransformOutput, TransformError> {
     guest.apply(&TransformInput { batch, value_fields: &[] })
 }
