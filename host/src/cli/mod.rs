@@ -10,6 +10,8 @@
 mod plugin;
 mod plugin_build;
 mod plugin_inspect;
+mod plugin_new;
+mod plugin_test;
 
 use std::fmt;
 use std::io::{self, Write as _};

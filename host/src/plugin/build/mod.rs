@@ -164,6 +164,59 @@ fn build_workspace(
     modules.into_iter().map(finish).collect()
 }
 
+/// Why there is no artifact to run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArtifactProblem {
+    /// It was never built.
+    #[error("{file} is not there; `pelton plugin build {dir}` makes it")]
+    Missing {
+        /// The artifact.
+        file: PathBuf,
+        /// The plugin's directory.
+        dir: PathBuf,
+    },
+    /// It was built from other sources.
+    #[error("{file} is older than {source_file}; `pelton plugin build {dir}` makes it anew")]
+    Stale {
+        /// The artifact.
+        file: PathBuf,
+        /// What changed since.
+        source_file: PathBuf,
+        /// The plugin's directory.
+        dir: PathBuf,
+    },
+}
+
+/// The artifact of a plugin's directory, `DIR/<directory's name>.wasm`, no older than its sources.
+///
+/// # Errors
+/// Where it has to be built first.
+pub fn artifact(dir: &Path) -> Result<PathBuf, ArtifactProblem> {
+    let name = dir.file_name().unwrap_or_default();
+    let file = dir.join(name).with_added_extension("wasm");
+    let modified = |file: &Path| std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    let dir = dir.to_owned();
+    let Some(built) = modified(&file) else { return Err(ArtifactProblem::Missing { file, dir }) };
+    match sources(&dir).into_iter().find(|source| modified(source).is_some_and(|changed| changed > built)) {
+        Some(source_file) => Err(ArtifactProblem::Stale { file, source_file, dir }),
+        None => Ok(file),
+    }
+}
+
+/// `Cargo.toml`, `build.rs` and all below `src/`; a component that was built elsewhere has none.
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = vec![dir.join("Cargo.toml"), dir.join("build.rs")];
+    let mut dirs = vec![dir.join("src")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) { dirs.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
 /// Where cargo puts what it makes, unless it is told: `$PELTON_GUEST_TARGET_DIR`; in a project (a directory with a
 /// `pelton.yaml`) its `.pelton/target`, which all its plugins share; else the workspace's `target/wasm`.
 #[must_use]
@@ -198,5 +251,31 @@ mod tests {
             std::fs::write(dir.path().join(name).join("Cargo.toml"), "").expect("a file");
         }
         assert_eq!(crates_of(dir.path()).expect("two"), [dir.path().join("a"), dir.path().join("b")]);
+    }
+
+    #[test]
+    fn an_artifact_is_missing_stale_or_fit() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("hello.v2");
+        std::fs::create_dir_all(dir.join("src/deep")).expect("a directory");
+        let source = dir.join("src/deep/part.rs");
+        std::fs::write(&source, "").expect("written");
+        let file = dir.join("hello.v2.wasm");
+        assert_eq!(artifact(&dir), Err(ArtifactProblem::Missing { file: file.clone(), dir: dir.clone() }));
+        std::fs::write(&file, "").expect("written");
+        let built = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).expect("a time");
+        let touch = |seconds: i64| {
+            let time = if seconds < 0 {
+                built - std::time::Duration::from_secs(seconds.unsigned_abs())
+            } else {
+                built + std::time::Duration::from_secs(seconds.unsigned_abs())
+            };
+            let opened = std::fs::File::options().append(true).open(&source).expect("opened");
+            opened.set_modified(time).expect("touched");
+        };
+        touch(-1);
+        assert_eq!(artifact(&dir), Ok(file.clone()));
+        touch(1);
+        assert_eq!(artifact(&dir), Err(ArtifactProblem::Stale { file, source_file: source.clone(), dir: dir.clone() }));
     }
 }

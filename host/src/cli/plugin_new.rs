@@ -1,0 +1,60 @@
+//! `pelton plugin new NAME`
+
+use std::path::{Path, PathBuf};
+
+use super::{Exit, Outcome, say, say_json};
+use crate::plugin::scaffold::{self, SDK_COPY, Scaffold};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Lower-case letters, digits and `-`
+    name: String,
+    /// The directory to make it in [default: plugins/ of the project here, else the directory here]
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// The SDK's crate [default: the repository's, else a copy that comes with this binary]
+    #[arg(long, value_name = "PATH")]
+    sdk: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let here = || PathBuf::from(if Path::new("pelton.yaml").is_file() { "plugins" } else { "." });
+    let parent = args.dir.unwrap_or_else(here);
+    let made = scaffold::create(&args.name, &parent, args.sdk.as_deref())?;
+    if args.json {
+        say_json(&made)?;
+    } else {
+        as_text(&made, &parent.join(&made.name)).iter().for_each(say);
+    }
+    Ok(Exit::Success)
+}
+
+fn as_text(made: &Scaffold, dir: &Path) -> Vec<String> {
+    let dir = dir.strip_prefix(".").unwrap_or(dir).display();
+    let name = &made.name;
+    let mut lines = vec![
+        format!("Made {dir}/"),
+        "  src/lib.rs     the transform, with native tests".to_owned(),
+        "  plugin.yaml    what it may use".to_owned(),
+        "  cases/         input, configuration, expected output".to_owned(),
+    ];
+    if made.sdk.starts_with(SDK_COPY) {
+        lines.push(format!("  {SDK_COPY}/   the SDK"));
+    }
+    lines.extend([
+        String::new(),
+        "Next:".to_owned(),
+        format!("  pelton plugin build {dir}     # makes {name}.wasm"),
+        format!("  pelton plugin test {dir}      # runs the cases through the real host"),
+        format!("  cargo test --manifest-path {dir}/Cargo.toml     # the same natively, and the unit tests"),
+        String::new(),
+        "In a pipeline:".to_owned(),
+        "  steps:".to_owned(),
+        format!("    - plugin: {name}"),
+        "      config: { large_from_cents: 10000 }".to_owned(),
+    ]);
+    lines
+}

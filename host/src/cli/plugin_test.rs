@@ -1,0 +1,179 @@
+//! `pelton plugin test [DIR]`
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{Exit, Failure, Outcome, note, say, say_json};
+use crate::config::{self, Limits, Manifest, ProcessEnvironment};
+use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem};
+use crate::plugin::{Runtime, WasmTransform, build};
+use crate::record::Digest;
+
+/// Differences shown for one problem.
+const SHOWN_MAX: usize = 10;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A case is a folder under cases/: input.jsonl, expected.jsonl, config.yaml where the plugin has a
+configuration. Each runs as one batch and in batches of 1 and 7, on fresh and on reused instances;
+where two of these differ, the plugin has hidden state.")]
+pub(super) struct Args {
+    /// A plugin's directory, or one that holds several
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Run only the cases whose name contains this
+    #[arg(long, value_name = "NAME")]
+    case: Option<String>,
+    /// Write what comes out to expected.jsonl
+    #[arg(long)]
+    bless: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of all plugins.
+#[derive(Debug, Serialize)]
+struct Report {
+    passed: bool,
+    plugins: Vec<PluginReport>,
+}
+
+/// What came of one plugin.
+#[derive(Debug, Serialize)]
+struct PluginReport {
+    name: String,
+    dir: PathBuf,
+    digest: String,
+    passed: bool,
+    cases: Vec<CaseReport>,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let runtime = Runtime::new(None, 1)?;
+    let mut report = Report { passed: true, plugins: Vec::new() };
+    for dir in plugins_of(&args.dir)? {
+        let plugin = test(&runtime, &dir, args)?;
+        if !args.json {
+            show(&plugin, args.bless);
+        }
+        report.passed &= plugin.passed;
+        report.plugins.push(plugin);
+    }
+    if args.json {
+        say_json(&report)?;
+    }
+    Ok(if report.passed { Exit::Success } else { Exit::Failed })
+}
+
+/// The directory itself where it is a plugin's, else the plugins directly below.
+fn plugins_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let named = |error: std::io::Error| Failure::new(format_args!("{}: {error}", dir.display()));
+    let is_plugin = |dir: &Path| dir.join("cases").is_dir() || dir.join("plugin.yaml").is_file();
+    let whole = dir.canonicalize().map_err(named)?;
+    if is_plugin(&whole) {
+        return Ok(vec![whole]);
+    }
+    let below = std::fs::read_dir(&whole).map_err(named)?.flatten().map(|entry| entry.path());
+    let mut plugins: Vec<PathBuf> = below.filter(|dir| is_plugin(dir)).collect();
+    plugins.sort();
+    if plugins.is_empty() {
+        let dir = dir.display();
+        return Err(Failure::new(format_args!(
+            "{dir}: there is no plugin here, nor in a directory below: a plugin has a plugin.yaml and cases/"
+        )));
+    }
+    Ok(plugins)
+}
+
+fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, args: &Args) -> Result<PluginReport, Failure> {
+    let artifact = build::artifact(dir).map_err(Failure::new)?;
+    let manifest_file = dir.join("plugin.yaml");
+    let manifest = if manifest_file.is_file() {
+        config::manifest(&manifest_file, &ProcessEnvironment)?
+    } else {
+        Manifest::default()
+    };
+    let limits = manifest.limits.over(Limits::default());
+    let bytes =
+        std::fs::read(&artifact).map_err(|error| Failure::new(format_args!("{}: {error}", artifact.display())))?;
+    let name = artifact.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let wanted = |case: &Case| args.case.as_ref().is_none_or(|part| case.name.contains(part));
+    let mut reports = Vec::new();
+    for case in cases::read_all(dir)?.iter().filter(|case| wanted(case)) {
+        // The configuration is the case's own, and a plugin is configured once.
+        let plugin = WasmTransform::from_bytes(runtime, &name, &bytes, &case.config, &manifest.grants, limits)
+            .map_err(|error| Failure::new(format_args!("{}, case {}: {error}", artifact.display(), case.name)))?;
+        reports.push(case.run(&plugin, args.bless)?);
+    }
+    if reports.is_empty() {
+        return Err(Failure::new(format_args!("{}: no case has such a name", dir.join("cases").display())));
+    }
+    let digest = Digest::of(&bytes).to_string();
+    let passed = reports.iter().all(|case| case.passed);
+    Ok(PluginReport { name, dir: dir.to_owned(), digest, passed, cases: reports })
+}
+
+fn show(plugin: &PluginReport, bless: bool) {
+    say(format_args!("{}", plugin.name));
+    for case in &plugin.cases {
+        let verdict = match (case.passed, bless) {
+            (true, true) => "blessed",
+            (true, false) => "ok",
+            (false, _) => "FAILED",
+        };
+        say(format_args!("  {verdict:<7} {} ({} records)", case.name, case.records));
+        case.problems.iter().flat_map(problem_lines).for_each(|line| say(format_args!("    {line}")));
+    }
+    let failed = plugin.cases.iter().filter(|case| !case.passed).count();
+    if failed > 0 {
+        note(format_args!(
+            "{}: {failed} of {} cases failed. Where what came is right: pelton plugin test --bless {}",
+            plugin.name,
+            plugin.cases.len(),
+            plugin.dir.display()
+        ));
+    }
+}
+
+fn problem_lines(problem: &Problem) -> Vec<String> {
+    match problem {
+        Problem::NothingExpected => vec!["there is no expected.jsonl; --bless writes it".to_owned()],
+        Problem::Failed { way, message } => {
+            std::iter::once(format!("{way}: the plugin failed")).chain(message.lines().map(indent)).collect()
+        }
+        Problem::Unexpected { way, differences } => {
+            let mut lines = vec![format!("{way}: not as expected (- expected, + found)")];
+            lines.extend(difference_lines(differences));
+            lines
+        }
+        Problem::HiddenState { first, second, differences } => {
+            let mut lines = vec![format!(
+                "hidden state: {second} gives other output (+) than {first} (-); what becomes of a record may depend \
+                 on nothing but the record and the configuration"
+            )];
+            lines.extend(difference_lines(differences));
+            lines
+        }
+    }
+}
+
+fn difference_lines(differences: &[Difference]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for difference in differences.iter().take(SHOWN_MAX) {
+        let place = difference.line.map(|line| format!(" (expected.jsonl:{line})")).unwrap_or_default();
+        lines.push(format!("  record {}{place}", difference.record));
+        lines.extend(difference.expected.iter().map(|line| format!("    - {line}")));
+        lines.extend(difference.found.iter().map(|line| format!("    + {line}")));
+        lines.extend(difference.paths.iter().map(|path| format!("      {path}")));
+    }
+    if differences.len() > SHOWN_MAX {
+        lines.push(format!("  and {} more records", differences.len() - SHOWN_MAX));
+    }
+    lines
+}
+
+fn indent(line: &str) -> String {
+    format!("  {line}")
+}

@@ -1,0 +1,227 @@
+//! A plugin's cases: example, documentation and test at once.
+//!
+//! In: the folders under `cases/` (the format stands in `plugins/README.md`) and a plugin that the host has loaded.
+//! Out: for each case, what differs from what is expected. Each case runs the way the line runs (decode, apply,
+//! encode), cut into batches of 1, of 7 and not at all, on fresh and on reused instances: where two runs differ, the
+//! plugin has hidden state. Never opens a connection, and writes nothing but `expected.jsonl`, when it is told to.
+
+mod compare;
+mod format;
+mod run;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::config::{self, ConfigErrors, ProcessEnvironment};
+use crate::pipeline::Transform;
+
+pub use compare::Difference;
+pub use format::FormatError;
+use format::{ExpectedLine, InputRecord};
+
+/// One case.
+#[derive(Debug)]
+pub struct Case {
+    /// The folder's name.
+    pub name: String,
+    /// The folder.
+    pub dir: PathBuf,
+    /// The step's `config:`.
+    pub config: Value,
+    input: Vec<InputRecord>,
+    /// None where nothing is written down yet.
+    expected: Option<Vec<ExpectedLine>>,
+}
+
+/// Why a case cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CaseError {
+    /// There are no cases.
+    #[error("{dir}: there are no cases; a case is a folder under it with an input.jsonl")]
+    None {
+        /// `cases/`
+        dir: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A line is not as it should be.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// `config.yaml` is broken.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+}
+
+/// A plugin under test.
+pub trait Subject {
+    /// The plugin.
+    fn transform(&self) -> &dyn Transform;
+
+    /// Drops its instances: the next batch meets a fresh one.
+    fn drop_instances(&self);
+}
+
+impl Subject for super::WasmTransform {
+    fn transform(&self) -> &dyn Transform {
+        self
+    }
+
+    fn drop_instances(&self) {
+        Self::drop_instances(self);
+    }
+}
+
+/// How a run cuts its batches and treats instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Way {
+    /// Records a batch; none for all at once.
+    pub batch_records: Option<NonZeroUsize>,
+    /// Each batch meets a fresh instance.
+    pub fresh: bool,
+}
+
+impl Way {
+    /// All of them. Reused instances come last and stay from one run to the next.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let sizes = [None, NonZeroUsize::new(1), NonZeroUsize::new(7)];
+        [true, false]
+            .into_iter()
+            .flat_map(move |fresh| sizes.into_iter().map(move |batch_records| Self { batch_records, fresh }))
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.batch_records {
+            Some(records) => write!(f, "batches of {records}")?,
+            None => f.write_str("one batch")?,
+        }
+        f.write_str(if self.fresh { ", fresh instances" } else { ", reused instances" })
+    }
+}
+
+/// What came of a case.
+#[derive(Debug, Serialize)]
+pub struct CaseReport {
+    /// The case.
+    pub name: String,
+    /// Records of its input.
+    pub records: usize,
+    /// All is as expected.
+    pub passed: bool,
+    /// What is not.
+    pub problems: Vec<Problem>,
+}
+
+/// Something about a case that is not as it should be.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Problem {
+    /// The output is not as expected.
+    Unexpected {
+        /// In which run.
+        way: Way,
+        /// Where it differs.
+        differences: Vec<Difference>,
+    },
+    /// Two runs over the same records differ.
+    HiddenState {
+        /// The run that is compared with.
+        first: Way,
+        /// The run that differs from it.
+        second: Way,
+        /// Where; `expected` is what the first run gave.
+        differences: Vec<Difference>,
+    },
+    /// Nothing is expected yet.
+    NothingExpected,
+    /// The plugin trapped or gave a batch back.
+    Failed {
+        /// In which run.
+        way: Way,
+        /// What happened, with the guest's backtrace and last lines.
+        message: String,
+    },
+}
+
+/// Reads all cases of a plugin, in the order of their names.
+///
+/// # Errors
+/// The first that cannot be read; where there is none.
+pub fn read_all(plugin_dir: &Path) -> Result<Vec<Case>, CaseError> {
+    let dir = plugin_dir.join("cases");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(CaseError::None { dir }),
+        Err(source) => return Err(CaseError::Io { path: dir, source }),
+    };
+    let mut dirs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    if dirs.is_empty() {
+        return Err(CaseError::None { dir });
+    }
+    dirs.into_iter().map(Case::read).collect()
+}
+
+impl Case {
+    fn read(dir: PathBuf) -> Result<Self, CaseError> {
+        let config_file = dir.join("config.yaml");
+        let config = if config_file.is_file() { config::json(&config_file, &ProcessEnvironment)? } else { Value::Null };
+        let input = format::read_input(&dir.join("input.jsonl"))?;
+        let expected_file = dir.join("expected.jsonl");
+        let expected = if expected_file.is_file() { Some(format::read_expected(&expected_file)?) } else { None };
+        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { name, dir, config, input, expected })
+    }
+
+    /// Runs the case in every way. Where `bless` is set and all runs agree, what they gave becomes what is expected.
+    ///
+    /// # Errors
+    /// Where `expected.jsonl` cannot be written.
+    pub fn run(&self, subject: &dyn Subject, bless: bool) -> Result<CaseReport, CaseError> {
+        let mut problems = Vec::new();
+        let mut runs = Vec::new();
+        for way in Way::all() {
+            match run::run(&self.input, subject, way) {
+                Ok(lines) => runs.push((way, lines)),
+                Err(message) => problems.push(Problem::Failed { way, message }),
+            }
+        }
+        if let Some(((first, lines), others)) = runs.split_first() {
+            for (second, other) in others {
+                let differences = compare::between_runs(lines, other);
+                if !differences.is_empty() {
+                    problems.push(Problem::HiddenState { first: *first, second: *second, differences });
+                }
+            }
+            if bless && problems.is_empty() {
+                self.bless(lines)?;
+            } else if let Some(expected) = &self.expected {
+                let differences = compare::with_expected(expected, lines);
+                if !differences.is_empty() {
+                    problems.insert(0, Problem::Unexpected { way: *first, differences });
+                }
+            } else if !bless {
+                problems.push(Problem::NothingExpected);
+            }
+        }
+        Ok(CaseReport { name: self.name.clone(), records: self.input.len(), passed: problems.is_empty(), problems })
+    }
+
+    fn bless(&self, lines: &[Value]) -> Result<(), CaseError> {
+        let path = self.dir.join("expected.jsonl");
+        format::write_expected(&path, lines).map_err(|source| CaseError::Io { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests;
