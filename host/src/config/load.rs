@@ -79,6 +79,15 @@ pub fn read(dir: &Path, environment: &dyn Environment) -> Reading {
     reading
 }
 
+/// Every key that is asked for while a project is read.
+#[cfg(test)]
+pub(super) fn known_keys(dir: &Path, environment: &dyn Environment) -> std::collections::BTreeSet<String> {
+    let findings = Findings::default();
+    let (settings, mentioned) = read_settings(dir, environment, &findings);
+    read_pipelines(dir, &settings, mentioned, environment, &findings);
+    findings.known.into_inner()
+}
+
 /// Reads a plugin's manifest for itself, outside of a project.
 ///
 /// # Errors

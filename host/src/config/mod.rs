@@ -24,6 +24,8 @@ mod problem;
 mod settings;
 mod substitute;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod units;
 mod values;
 mod yaml;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::document::{Document, Findings, Table, Value};
 use super::outputs::{self, Outputs};
-use super::plugins::{self, LimitKeys};
+use super::plugins;
 use super::settings::Mentioned;
 use super::values::{choice, duration, integer, positive, size, timestamp_us, topic};
 use super::{
@@ -50,7 +50,7 @@ pub struct Draft {
     pub outputs: Option<BTreeSet<String>>,
     /// `source: format`, where it could be read.
     pub format: Option<Format>,
-    /// The pipeline, where nothing in its file is wrong.
+    /// The pipeline, where all its parts could be read.
     pub pipeline: Option<Pipeline>,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         let batch =
             batch.unwrap_or(BatchLimits { records: RECORDS_DEFAULT, bytes: BYTES_DEFAULT, linger: LINGER_DEFAULT });
         let steps_value = table.optional("steps", |value| value.items("a list of steps, or `[]`"));
-        let steps_are_written = table.has("steps");
+        let steps_are_known = (steps_value.is_some() || !table.has("steps")) && !document.partial;
         let count = steps_value.as_ref().map_or(0, Vec::len);
         draft.steps = steps_value
             .unwrap_or_default()
@@ -90,7 +90,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
             .enumerate()
             .filter_map(|(index, value)| Some((index, step(value, &batch, around)?)))
             .collect();
-        draft.steps_are_whole = draft.steps.len() == count && !document.partial;
+        draft.steps_are_whole = draft.steps.len() == count && steps_are_known;
         let outputs_value = table.get("outputs");
         let outputs = table.required("outputs", "{ default: { kafka: { topic: clean } } }", outputs::read);
         let dead_letters_value = table.get("dead_letters");
@@ -108,8 +108,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         draft.format = format;
         draft.outputs = outputs.as_ref().map(|outputs| outputs.keys().cloned().collect());
         if let (Some(value), Some(outputs)) = (&outputs_value, &outputs) {
-            let no_steps = count == 0 && (!steps_are_written || draft.steps_are_whole) && !document.partial;
-            check_outputs(value, outputs, no_steps, format, around);
+            check_outputs(value, outputs, count == 0 && steps_are_known, format, around);
         }
         let topics = source.as_ref().and_then(|source| source.topics.clone()).unwrap_or_default();
         check_loops(
@@ -122,6 +121,9 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         if let (Some(value), Some(DeadLetterSettings::File { path })) = (&dead_letters_value, &dead_letters) {
             let value = value.below(&["file"]).unwrap_or_else(|| value.clone());
             claim("dead-letter file", &path.display().to_string(), &value, around);
+        }
+        if !draft.steps_are_whole {
+            return None;
         }
         let source = source?.whole()?;
         let outputs =
@@ -382,7 +384,12 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
         let (plugin, artifact) = plugin?;
         let manifest = manifest(&artifact, around);
         let limits = limits.unwrap_or_default();
-        check_limits(table, &limits, &manifest, batch, around);
+        let mut effective = limits.over(manifest.limits.over(Limits::default()));
+        if limits.memory_bytes.is_none() {
+            // A plugin's author cannot know the batches that it will get.
+            effective.memory_bytes = effective.memory_bytes.max(batch.bytes * BATCH_PART_OF_MEMORY);
+        }
+        check_limits(table, &effective, batch, around);
         if config_is_broken {
             return None;
         }
@@ -391,7 +398,7 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
             artifact,
             config: config?,
             grants: if grants_are_written { grants? } else { manifest.grants },
-            limits: limits.over(manifest.limits.over(Limits::default())),
+            limits: effective,
         })
     })
 }
@@ -403,14 +410,7 @@ fn manifest(artifact: &Path, around: &Surroundings<'_>) -> Manifest {
 }
 
 /// What limits say about each other, and about the batch.
-fn check_limits(
-    table: &mut Table<'_>,
-    written: &LimitKeys,
-    manifest: &Manifest,
-    batch: &BatchLimits,
-    around: &Surroundings<'_>,
-) {
-    let limits = written.over(manifest.limits.over(Limits::default()));
+fn check_limits(table: &mut Table<'_>, limits: &Limits, batch: &BatchLimits, around: &Surroundings<'_>) {
     let value = table.value.clone();
     let place = |key: &str| {
         let path = format!("{}.limits.{key}", value.path);

@@ -16,6 +16,12 @@ impl Positions {
         self.files.entry(file.to_owned()).or_default().insert(key, (line, column));
     }
 
+    /// The keys of a file.
+    #[cfg(test)]
+    pub(super) fn keys(&self, file: &str) -> impl Iterator<Item = &str> {
+        self.files.get(file).into_iter().flatten().map(|(key, _)| key.as_str())
+    }
+
     /// Line and column of a key; of the nearest key around it where the file does not write it out (a default).
     #[must_use]
     pub fn locate(&self, file: &str, key: &str) -> Option<(usize, usize)> {
