@@ -28,6 +28,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod record;
 pub mod sqlite;
+pub mod startup;
 pub mod status;
 pub mod supervisor;
 pub mod telemetry;

@@ -1,11 +1,10 @@
-//! What a project directory is told. A case is a folder below `config/`: the files of a project, `environment` (lines of
-//! `NAME=value`, where it needs any) and `expected.txt`. `PELTON_BLESS=1` writes what is expected anew.
+//! What `pelton check` says about a project directory. A case is a folder below `config/`: the files of a project,
+//! `environment` (lines of `NAME=value`, where it needs any) and `expected.txt`. `PELTON_BLESS=1` writes what is expected
+//! anew.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-
-use pelton::config;
+use std::process::Command;
 
 fn cases() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
@@ -23,25 +22,35 @@ fn environment(case: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What is said about a case; paths of this machine do not show.
-fn told(case: &Path) -> String {
-    let mut told = match config::load(case, &environment(case)) {
-        Err(errors) => format!("{errors}\n"),
-        Ok(project) => {
-            let mut told = String::new();
-            for warning in &project.warnings {
-                writeln!(told, "{warning}").expect("memory");
-            }
-            for pipeline in &project.pipelines {
-                let outputs: Vec<&str> = pipeline.outputs.keys().map(String::as_str).collect();
-                writeln!(told, "{}: {} -> {}", pipeline.name, pipeline.source.topics.join(", "), outputs.join(", "))
-                    .expect("memory");
-            }
-            told
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a fresh directory");
+    for entry in std::fs::read_dir(from).expect("a case") {
+        let entry = entry.expect("a file of a case");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a fresh file");
         }
-    };
-    told = told.replace(&case.display().to_string(), "PROJECT");
-    told
+    }
+}
+
+/// Exit code and output of `pelton check` in a copy of a case.
+fn check(case: &Path, arguments: &[&str]) -> (i32, String) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let project = dir.path().join("project");
+    copy(case, &project);
+    let output = Command::new(env!("CARGO_BIN_EXE_pelton"))
+        .arg("check")
+        .args(arguments)
+        .current_dir(&project)
+        .env_clear()
+        .envs(environment(case))
+        .output()
+        .expect("pelton runs");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.is_empty(), "{}: {complaint}", case.display());
+    (output.status.code().expect("an exit code"), String::from_utf8(output.stdout).expect("text"))
 }
 
 #[test]
@@ -49,7 +58,8 @@ fn every_case_is_told_what_is_expected() {
     let bless = std::env::var_os("PELTON_BLESS").is_some();
     let mut differ = Vec::new();
     for case in cases() {
-        let told = told(&case);
+        let (code, told) = check(&case, &[]);
+        assert_eq!(code == 0, told.lines().last().is_some_and(|line| line.starts_with("all is well")), "{told}");
         let file = case.join("expected.txt");
         if bless {
             std::fs::write(&file, &told).expect("the case's folder can be written");
@@ -63,7 +73,7 @@ fn every_case_is_told_what_is_expected() {
 #[test]
 fn no_value_of_the_environment_shows() {
     for case in cases() {
-        let told = told(&case);
+        let (_, told) = check(&case, &["--json"]);
         for (name, value) in environment(&case) {
             let is_secret = value.len() >= 6;
             assert!(!is_secret || !told.contains(&value), "{}: the value of {name} shows in\n{told}", case.display());
@@ -72,15 +82,17 @@ fn no_value_of_the_environment_shows() {
 }
 
 #[test]
-fn every_mistake_has_its_line() {
+fn every_mistake_has_its_line_and_a_remedy() {
     for case in cases() {
-        let Err(errors) = config::load(&case, &environment(&case)) else { continue };
-        for problem in errors.0 {
-            let is_file = case.join(&problem.file).is_file();
-            let has_line = problem.line > 0 && problem.column > 0;
-            let about_the_file = problem.key.is_empty();
+        let (code, told) = check(&case, &["--json"]);
+        let report: serde_json::Value = serde_json::from_str(&told).expect("one JSON object");
+        assert_eq!(report["ok"], code == 0);
+        for problem in report["problems"].as_array().expect("a list") {
+            let is_file = problem["file"].as_str().is_some_and(|file| case.join(file).is_file());
+            let has_line = problem["line"].as_u64() > Some(0) && problem["column"].as_u64() > Some(0);
+            let about_the_file = problem["key"] == "";
             assert!(has_line || about_the_file || !is_file, "{}: {problem}", case.display());
-            assert!(!problem.found.is_empty() && !problem.remedy.is_empty(), "{}: {problem:?}", case.display());
+            assert!(problem["found"] != "" && problem["remedy"] != "", "{}: {problem}", case.display());
         }
     }
 }

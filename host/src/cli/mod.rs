@@ -7,6 +7,7 @@
 //! A verb is a module with `pub struct Args` (derives [`clap::Args`]) and `pub fn run(args: Args) -> Outcome`; it
 //! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
 
+mod check;
 mod plugin;
 mod plugin_build;
 mod plugin_inspect;
@@ -40,6 +41,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Find every mistake in a project before it runs
+    Check(check::Args),
     /// Make, build, test and look into plugins
     #[command(subcommand)]
     Plugin(plugin::Verb),
@@ -47,6 +50,7 @@ enum Verb {
 
 fn dispatch(verb: Verb) -> Outcome {
     match verb {
+        Verb::Check(args) => check::run(args),
         Verb::Plugin(verb) => plugin::run(verb),
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::suggest::nearest;
 use super::yaml::{self, Data, Entry, Flaw, Node, Place, Scalar};
-use super::{Environment, Positions, Problem, Severity, substitute};
+use super::{Environment, Mask, Positions, Problem, Severity, substitute};
 
 /// Bytes of a configuration file: more is a mistake of its own.
 const FILE_BYTES_MAX: usize = 4 << 20;
@@ -21,6 +21,7 @@ const SHOWN_MAX: usize = 60;
 pub(super) struct Findings {
     pub(super) problems: RefCell<Vec<Problem>>,
     pub(super) positions: RefCell<Positions>,
+    pub(super) mask: RefCell<Mask>,
     /// Every key that was asked for: what the commented default files must explain.
     pub(super) known: RefCell<BTreeSet<String>>,
 }
@@ -142,6 +143,7 @@ impl<'f> Document<'f> {
             Ok(None) => None,
             Ok(Some(text)) if text.is_empty() => Some(Data::Absent),
             Ok(Some(text)) => {
+                self.findings.mask.borrow_mut().add(&text);
                 scalar.shown = Some(std::mem::replace(&mut scalar.text, text));
                 None
             }

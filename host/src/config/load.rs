@@ -10,7 +10,7 @@ use super::document::{Document, Findings};
 use super::pipeline::{self, Draft, Surroundings};
 use super::settings::{self, Mentioned};
 use super::values::is_plain_name;
-use super::{ConfigErrors, Environment, Manifest, Positions, Problem, Project, Settings, Severity, plugins};
+use super::{ConfigErrors, Environment, Manifest, Mask, Positions, Problem, Project, Settings, Severity, plugins};
 
 /// What stands in a project directory: the valid parts, and the mistakes.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Reading {
     pub positions: Positions,
     /// Every mistake and every warning.
     pub problems: Vec<Problem>,
+    /// What came out of substitutions.
+    pub mask: Mask,
 }
 
 impl Reading {
@@ -47,6 +49,7 @@ impl Reading {
             pipelines,
             positions: self.positions,
             warnings: ConfigErrors::new(self.problems).0,
+            mask: self.mask,
         })
     }
 }
@@ -61,6 +64,7 @@ pub fn read(dir: &Path, environment: &dyn Environment) -> Reading {
         drafts: Vec::new(),
         positions: Positions::default(),
         problems: Vec::new(),
+        mask: Mask::default(),
     };
     if dir.is_dir() {
         let (settings, mentioned) = read_settings(dir, environment, &findings);
@@ -74,6 +78,7 @@ pub fn read(dir: &Path, environment: &dyn Environment) -> Reading {
         };
         note(&findings, &dir.display().to_string(), found, remedy);
     }
+    reading.mask = findings.mask.into_inner();
     reading.positions = findings.positions.into_inner();
     reading.problems = ConfigErrors::new(findings.problems.into_inner()).0;
     reading

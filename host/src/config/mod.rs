@@ -16,6 +16,7 @@ use crate::plugin::Capability;
 mod digest;
 mod document;
 mod load;
+mod mask;
 mod outputs;
 mod pipeline;
 mod plugins;
@@ -31,6 +32,7 @@ mod values;
 mod yaml;
 
 pub use load::{Reading, json, manifest, read};
+pub use mask::Mask;
 pub use pipeline::Draft;
 pub use plugins::LimitKeys;
 pub use positions::Positions;
@@ -58,6 +60,8 @@ pub struct Project {
     pub positions: Positions,
     /// What does not keep it from running, but should be known.
     pub warnings: Vec<Problem>,
+    /// What came out of substitutions, for those who pass on what others say.
+    pub mask: Mask,
 }
 
 impl Project {

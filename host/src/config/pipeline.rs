@@ -3,7 +3,7 @@
 //! In: the file, and what `pelton.yaml` gave. Out: a [`Draft`]: every part that is valid, so that what can be checked of
 //! a pipeline with a mistake is checked all the same; and the whole [`Pipeline`] where it has none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ pub struct Draft {
     pub steps: Vec<(usize, Step)>,
     /// Whether that is all of them.
     pub steps_are_whole: bool,
-    /// The names of the outputs, where they could be read.
-    pub outputs: Option<BTreeSet<String>>,
+    /// The outputs, where they could be read; none for one with a mistake in it.
+    pub outputs: Option<BTreeMap<String, Option<Output>>>,
     /// `source: format`, where it could be read.
     pub format: Option<Format>,
     /// The pipeline, where all its parts could be read.
@@ -106,7 +106,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
                 breaker: Some(BREAKER_DEFAULT),
             });
         draft.format = format;
-        draft.outputs = outputs.as_ref().map(|outputs| outputs.keys().cloned().collect());
+        draft.outputs = outputs.clone();
         if let (Some(value), Some(outputs)) = (&outputs_value, &outputs) {
             check_outputs(value, outputs, count == 0 && steps_are_known, format, around);
         }

