@@ -15,8 +15,11 @@
 //! records that are gone without naming them.
 
 mod admin;
+mod check;
 mod client;
 mod consumer;
+mod dead_letters;
+mod embedded;
 mod native;
 mod producer;
 mod reader;
@@ -27,7 +30,10 @@ mod start;
 mod stats;
 
 pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
+pub use check::check;
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, refused_properties};
+pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
+pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};
 pub use sink::KafkaSink;
 pub use source::{KafkaSource, SourceOptions};
-pub use stats::{SinkStats, SourceStats};
+pub use stats::{Count, SinkStats, SourceStats};

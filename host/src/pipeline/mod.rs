@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod chain;
 pub mod checkpoint;
 pub mod compute;
+pub mod dead_letter_file;
 pub mod decode;
 pub mod encode;
 pub mod gate;
