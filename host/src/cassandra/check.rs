@@ -1,0 +1,127 @@
+//! What `pelton check --online` asks Cassandra.
+//!
+//! In: the connection, and each output that is a table, with the typed fields that feed it where they are known. Out:
+//! [`Problem`]s by pipeline and key. Writes nothing.
+
+use scylla::cluster::metadata::{ColumnType, NativeType};
+
+use super::errors::CassandraError;
+use super::session::{Cassandra, connect};
+use super::table::Table;
+use crate::config::{CassandraConnection, Problem, TableOutput};
+use crate::record::{FieldType, OutputField};
+
+/// A table of a pipeline.
+#[derive(Debug, Clone)]
+pub struct TableCheck<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The output's name.
+    pub output_name: &'a str,
+    /// The output.
+    pub output: &'a TableOutput,
+    /// The typed fields that the last step sets; empty where they are not known.
+    pub fields: &'a [OutputField],
+}
+
+/// Connects and looks at every table.
+pub async fn check(connection: &CassandraConnection, tables: &[TableCheck<'_>]) -> Vec<Problem> {
+    let cassandra = match connect(connection).await {
+        Ok(cassandra) => cassandra,
+        Err(error) => return vec![connection_problem(&error)],
+    };
+    let mut problems = Vec::new();
+    for table in tables {
+        problems.extend(check_table(&cassandra, table).await);
+    }
+    problems
+}
+
+fn connection_problem(error: &CassandraError) -> Problem {
+    let (key, remedy) = match error {
+        CassandraError::Setting { key, .. } => (format!("cassandra.{key}"), ""),
+        CassandraError::Tls { key, .. } => (format!("cassandra.tls.{key}"), ""),
+        CassandraError::Login { .. } => ("cassandra.username".to_owned(), ""),
+        _ => ("cassandra.contact_points".to_owned(), "is it running, and reachable from here?"),
+    };
+    Problem::by_key(None, key, error.to_string(), remedy)
+}
+
+async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>) -> Vec<Problem> {
+    let key = |below: &str| format!("outputs.{}.cassandra.{below}", check.output_name);
+    let problem = |below: &str, found: String, remedy: &str| {
+        Problem::by_key(Some(check.pipeline), key(below), found, remedy)
+    };
+    let table = match Table::describe(cassandra, check.output).await {
+        Ok(table) => table,
+        Err(CassandraError::Table { problems, .. }) => {
+            return problems.into_iter().map(|found| problem(&found.key, found.found, &found.remedy)).collect();
+        }
+        Err(error) => return vec![problem("table", error.to_string(), "")],
+    };
+    let mut problems = Vec::new();
+    for (spec, column) in table.specs(&check.output.columns).iter().zip(&table.columns) {
+        let Some(field) = check.fields.iter().find(|field| field.path == spec.path) else { continue };
+        if !fits(field.field_type, &column.column_type) {
+            let below = if check.output.columns.contains_key(&column.name) {
+                format!("columns.{}", column.name)
+            } else {
+                "table".to_owned()
+            };
+            let found = format!(
+                "field {} is {:?}, but column {} of {} is {}",
+                spec.path.join("."),
+                field.field_type,
+                column.name,
+                table.name,
+                column.type_text
+            );
+            problems.push(problem(&below, found, "let the plugin set another type, or change the column"));
+        }
+    }
+    problems
+}
+
+/// Whether any value of a field's type can fit a column.
+fn fits(field: FieldType, column: &ColumnType<'_>) -> bool {
+    let ColumnType::Native(native) = column else {
+        return matches!(field, FieldType::Json | FieldType::Text | FieldType::Symbol);
+    };
+    match field {
+        // Nearly everything has a text form.
+        FieldType::Text | FieldType::Symbol => true,
+        FieldType::Json => !matches!(native, NativeType::Counter),
+        FieldType::Boolean => matches!(native, NativeType::Boolean),
+        FieldType::S64 => matches!(
+            native,
+            NativeType::BigInt
+                | NativeType::Int
+                | NativeType::SmallInt
+                | NativeType::TinyInt
+                | NativeType::Varint
+                | NativeType::Decimal
+                | NativeType::Float
+                | NativeType::Double
+                | NativeType::Timestamp
+        ),
+        FieldType::F64 => matches!(native, NativeType::Float | NativeType::Double | NativeType::Decimal),
+        FieldType::Bytes => {
+            matches!(native, NativeType::Blob | NativeType::Uuid | NativeType::Timeuuid | NativeType::Inet)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_fit_or_do_not() {
+        let native = |of: NativeType| ColumnType::Native(of);
+        assert!(fits(FieldType::S64, &native(NativeType::Timestamp)));
+        assert!(!fits(FieldType::S64, &native(NativeType::Text)));
+        assert!(!fits(FieldType::F64, &native(NativeType::Int)));
+        assert!(fits(FieldType::Json, &ColumnType::Tuple(vec![native(NativeType::Int)])));
+        assert!(!fits(FieldType::S64, &ColumnType::Tuple(vec![native(NativeType::Int)])));
+    }
+}
