@@ -49,9 +49,8 @@ fn connection_problem(error: &CassandraError) -> Problem {
 
 async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>) -> Vec<Problem> {
     let key = |below: &str| format!("outputs.{}.cassandra.{below}", check.output_name);
-    let problem = |below: &str, found: String, remedy: &str| {
-        Problem::by_key(Some(check.pipeline), key(below), found, remedy)
-    };
+    let problem =
+        |below: &str, found: String, remedy: &str| Problem::by_key(Some(check.pipeline), key(below), found, remedy);
     let table = match Table::describe(cassandra, check.output).await {
         Ok(table) => table,
         Err(CassandraError::Table { problems, .. }) => {

@@ -90,12 +90,7 @@ fn map(
     recount(counted, seen.len(), look, out)
 }
 
-fn tuple(
-    look: &Look<'_>,
-    types: &[ColumnType<'_>],
-    to: &ColumnType<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), BadValue> {
+fn tuple(look: &Look<'_>, types: &[ColumnType<'_>], to: &ColumnType<'_>, out: &mut Vec<u8>) -> Result<(), BadValue> {
     let parts = array(look, to)?;
     if parts.len() != types.len() {
         return Err(look.unfit(format!("an array of {} elements, for {}", types.len(), type_name(to))));
@@ -127,8 +122,9 @@ fn user_defined(
         let exact = entries.iter().rev().find(|(name, _)| name == field);
         match exact.or_else(|| entries.iter().rev().find(|(name, _)| is(name, field))) {
             None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
-            Some((_, value)) => sized(value.get(), of, Nulls::Written, out)
-                .map_err(|bad| inside(&format!("field {field}"), bad))?,
+            Some((_, value)) => {
+                sized(value.get(), of, Nulls::Written, out).map_err(|bad| inside(&format!("field {field}"), bad))?
+            }
         }
     }
     Ok(())
@@ -190,7 +186,10 @@ fn sized(text: &str, of: &ColumnType<'_>, nulls: Nulls, out: &mut Vec<u8>) -> Re
 }
 
 fn no_null(of: &ColumnType<'_>, place: &str) -> BadValue {
-    BadValue { wanted: format!("a {} (collections hold no nulls)", type_name(of)).into(), found: format!("null as {place}") }
+    BadValue {
+        wanted: format!("a {} (collections hold no nulls)", type_name(of)).into(),
+        found: format!("null as {place}"),
+    }
 }
 
 fn inside(place: &str, bad: BadValue) -> BadValue {

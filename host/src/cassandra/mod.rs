@@ -14,10 +14,14 @@
 //! | [`sink`]    | batches                         | `Written`                                         |
 //! | [`check`]   | a project's tables              | problems                                          |
 
+#[cfg(test)]
+mod cell_tests;
 mod cells;
 pub mod check;
 mod collections;
 mod errors;
+#[cfg(test)]
+mod row_tests;
 mod rows;
 pub mod session;
 pub mod sink;

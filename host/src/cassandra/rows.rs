@@ -180,12 +180,7 @@ fn mask_statics(batch: &SinkBatch, shape: &Shape, units: &mut [Option<Unit>], pa
 }
 
 /// Appends a unit's values: all columns for an upsert, the key for a delete.
-pub(crate) fn encode_unit(
-    batch: &SinkBatch,
-    shape: &Shape,
-    unit: &Unit,
-    out: &mut Vec<u8>,
-) -> Result<(), RowFailure> {
+pub(crate) fn encode_unit(batch: &SinkBatch, shape: &Shape, unit: &Unit, out: &mut Vec<u8>) -> Result<(), RowFailure> {
     let start = out.len();
     encode_key(batch, shape, unit.last, out)?;
     if unit.op == RowOp::Upsert {
@@ -212,12 +207,7 @@ pub(crate) fn encode_unit(
 const NULL: i32 = -1;
 const UNSET: i32 = -2;
 
-fn encode_cell(
-    batch: &SinkBatch,
-    column: &ShapeColumn,
-    unit: &Unit,
-    out: &mut Vec<u8>,
-) -> Result<(), RowFailure> {
+fn encode_cell(batch: &SinkBatch, column: &ShapeColumn, unit: &Unit, out: &mut Vec<u8>) -> Result<(), RowFailure> {
     let cells = &batch.cells[column.source];
     let last = unit.rows().map(|row| (row, cells.get(row))).find(|(_, cell)| *cell != Cell::Unset);
     let length = match last {

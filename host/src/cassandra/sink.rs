@@ -239,13 +239,18 @@ impl Inner {
         match verdict {
             Verdict::BadRow(code) => Next::Never(code),
             Verdict::Again { overload } => {
-                let message = format!("Cassandra at {}: {}", self.cassandra.contact_points(), short(&error.to_string()));
+                let message =
+                    format!("Cassandra at {}: {}", self.cassandra.contact_points(), short(&error.to_string()));
                 self.block.failed(table, message, if overload { FAILURES_BLOCKED } else { 1 });
                 Next::Again
             }
             Verdict::Blocked => {
                 let message = short(&error.to_string());
-                self.block.failed(table, format!("Cassandra refuses writes to {table}: {message}; grant MODIFY on it"), 1);
+                self.block.failed(
+                    table,
+                    format!("Cassandra refuses writes to {table}: {message}; grant MODIFY on it"),
+                    1,
+                );
                 Next::Again
             }
             Verdict::Refused => match self.read_schema(plan, sent_at).await {
@@ -275,8 +280,7 @@ impl Inner {
         output.columns.clear();
         let seen_at = Instant::now();
         let known = |name: &str| self.specs.iter().any(|spec| spec.column == name);
-        let table =
-            Table::describe_known(&self.cassandra, &output, known).await.map_err(|error| error.to_string())?;
+        let table = Table::describe_known(&self.cassandra, &output, known).await.map_err(|error| error.to_string())?;
         let row_bytes_max = current.shape.row_bytes_max;
         let new = Plan::new(table, &self.specs, &self.output, row_bytes_max, seen_at);
         if let Some(reason) = new.another_table(&current) {

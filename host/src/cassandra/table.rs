@@ -361,7 +361,8 @@ mod tests {
             column("tags", ColumnRole::Regular, "list<text>"),
             column("fine", ColumnRole::Regular, "frozen<list<text>>"),
         ];
-        let mapped = BTreeMap::from([("tagz".to_owned(), vec!["a".to_owned()]), ("id".to_owned(), vec!["b".to_owned()])]);
+        let mapped =
+            BTreeMap::from([("tagz".to_owned(), vec!["a".to_owned()]), ("id".to_owned(), vec!["b".to_owned()])]);
         let problems = refusals("shop.orders", &columns, &mapped);
         let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
         assert_eq!(keys, ["table", "table", "columns.tagz"]);

@@ -146,7 +146,8 @@ mod tests {
     fn a_certificate_must_name_a_contact_point() {
         let (certificate, _) = certificate();
         let named = |point: &str| names_one_of(&certificate, &["elsewhere".into(), host_of(point).into()]);
-        for point in ["db.example.org", "DB.example.org:9142", "a.ring.example.org", "10.0.0.7:9042", "[fd00::7]:9042"] {
+        for point in ["db.example.org", "DB.example.org:9142", "a.ring.example.org", "10.0.0.7:9042", "[fd00::7]:9042"]
+        {
             assert!(named(point), "{point}");
         }
         for point in ["example.org", "a.b.ring.example.org", "ring.example.org", "10.0.0.8", "fd00::8"] {
