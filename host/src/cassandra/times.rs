@@ -183,7 +183,7 @@ impl Parts {
         const UNITS: [&str; 11] = ["y", "mo", "w", "d", "h", "m", "s", "ms", "us", "µs", "ns"];
         let mut next = 0;
         loop {
-            let count = scan.digits(1, 18)?;
+            let count = scan.digits(1, 19)?;
             let unit = (next..UNITS.len())
                 .filter(|unit| {
                     let name = UNITS[*unit].as_bytes();
@@ -205,7 +205,7 @@ impl Parts {
         let dates = [(b'Y', "y"), (b'M', "mo"), (b'W', "w"), (b'D', "d")];
         let times = [(b'H', "h"), (b'M', "m"), (b'S', "s")];
         while scan.0.first().is_some_and(u8::is_ascii_digit) {
-            let count = scan.digits(1, 18)?;
+            let count = scan.digits(1, 19)?;
             let unit = (next..dates.len()).find(|unit| scan.eat(dates[*unit].0))?;
             self.add(dates[unit].1, count)?;
             (next, any) = (unit + 1, true);
@@ -214,7 +214,7 @@ impl Parts {
             next = 0;
             any = false;
             while scan.0.first().is_some_and(u8::is_ascii_digit) {
-                let count = scan.digits(1, 18)?;
+                let count = scan.digits(1, 19)?;
                 let unit = (next..times.len()).find(|unit| scan.eat(times[*unit].0))?;
                 self.add(times[unit].1, count)?;
                 (next, any) = (unit + 1, true);

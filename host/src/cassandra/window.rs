@@ -38,8 +38,17 @@ pub(crate) struct Aimd {
     answers_latency: Duration,
     /// Latency of a quiet cluster, as far as seen.
     quiet: Option<Duration>,
-    /// The sample that made us halve: if halving does not lower it, the latency is not ours.
-    risen: Option<Duration>,
+    rise: Rise,
+}
+
+/// What a rise of latency has come to.
+#[derive(Debug, Clone, Copy)]
+enum Rise {
+    None,
+    /// One sample rose; it may hold answers from before.
+    Seen,
+    /// The window was halved at this latency: if that does not lower it, the latency is not ours.
+    Halved(Duration),
 }
 
 impl Aimd {
@@ -51,7 +60,7 @@ impl Aimd {
             answers: 0,
             answers_latency: Duration::ZERO,
             quiet: None,
-            risen: None,
+            rise: Rise::None,
         }
     }
 
@@ -91,21 +100,25 @@ impl Aimd {
         };
         self.quiet = Some(quiet);
         if mean < quiet * 2 + RISE_MIN {
-            self.risen = None;
+            self.rise = Rise::None;
             return;
         }
-        match self.risen {
+        match self.rise {
+            Rise::None => self.rise = Rise::Seen,
             // Half the window, and no better: others load the cluster, or it is just slower now.
-            Some(before) if mean * 10 > before * 8 => {
-                self.quiet = Some(mean);
-                self.risen = None;
-            }
+            Rise::Halved(before) if mean * 10 > before * 8 => self.accept(mean),
             _ if self.limit() > self.bounds.latency_min => {
-                self.risen = Some(mean);
+                self.rise = Rise::Halved(mean);
                 self.halve(now, self.bounds.latency_min);
             }
-            _ => self.quiet = Some(mean),
+            _ => self.accept(mean),
         }
+    }
+
+    /// Takes this latency for that of a quiet cluster.
+    fn accept(&mut self, mean: Duration) {
+        self.quiet = Some(mean);
+        self.rise = Rise::None;
     }
 
     fn halve(&mut self, now: Duration, min: usize) {
