@@ -121,9 +121,7 @@ impl Transform for ShopOrders {
             "created" => self.created(&event, row).into(),
             "paid" => Step::emit(OrderRow { paid_at: ts, ..row }),
             "shipped" => Step::emit(OrderRow { shipped_at: ts, ..row }),
-            "cancelled" => {
-                Step::emit(OrderRow { cancelled_at: ts, cancel_reason: Set::or_null(event.reason), ..row })
-            }
+            "cancelled" => Step::emit(OrderRow { cancelled_at: ts, cancel_reason: Set::or_null(event.reason), ..row }),
             "erased" => Step::delete_row(OrderRow { order_id: id, ..OrderRow::default() }),
             kind => Step::reject("unknown_kind", format!("kind {kind:?} is not known")),
         }
@@ -132,7 +130,7 @@ impl Transform for ShopOrders {
 
 impl ShopOrders {
     fn created<'a>(&self, event: &Event<'a>, row: OrderRow<'a>) -> Result<Step<OrderRow<'a>>, Failure> {
-        let lacks = |name| move || Failure::reject("incomplete_order", format!("a created order has {name}"));
+        let lacks = |name| move || Failure::reject("incomplete_order", format!("a created order needs {name}"));
         let customer_id = event.customer_id.ok_or_else(lacks("customer.id"))?;
         let country = event.country.ok_or_else(lacks("customer.country"))?;
         let currency = event.currency.ok_or_else(lacks("currency"))?;

@@ -44,7 +44,8 @@ fn an_order_alerts_only_above_the_limit() {
 fn the_record_s_time_decides_what_is_late() {
     let event = created(1000, None);
     let hour = 3_600_000;
-    let records = [TS + 72 * hour, TS + 72 * hour + 1].map(|ms| testing::TestRecord::from(event.clone()).timestamp_ms(ms));
+    let records =
+        [TS + 72 * hour, TS + 72 * hour + 1].map(|ms| testing::TestRecord::from(event.clone()).timestamp_ms(ms));
     let run = testing::run::<ShopOrders>(config(), records);
     assert_eq!(run.failures(), [(1, "too_late")]);
 }

@@ -110,12 +110,14 @@ pub use transform::{ConfigError, Transform};
 #[doc(hidden)]
 pub use {serde, serde_json};
 
-/// The code under which host and SDK reject a value that is broken JSON.
-pub const MALFORMED_JSON: &str = "decode.malformed_json";
-/// The code under which host and SDK reject a record that lacks a field or a part.
-pub const MISSING_FIELD: &str = "decode.missing_field";
-/// The code under which host and SDK reject a field of another type, or out of range.
-pub const WRONG_TYPE: &str = "decode.wrong_type";
+/// The code under which a value is rejected that a plugin parses as JSON and that is none.
+pub const MALFORMED_JSON: &str = "malformed_json";
+/// The code under which a record is rejected that lacks a part (key, value, header) which the plugin requires. Fields that
+/// are missing never reach the plugin: the host rejects them as `decode.missing_field`.
+pub const MISSING_FIELD: &str = "missing_field";
+/// The code under which a field or part is rejected that does not fit its Rust type, such as 300 for a `u8`. Fields of
+/// another JSON type never reach the plugin: the host rejects them as `decode.wrong_type`.
+pub const WRONG_TYPE: &str = "wrong_type";
 
 /// All that a plugin usually needs: `use pelton_sdk::prelude::*;`.
 pub mod prelude {

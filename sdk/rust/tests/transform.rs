@@ -144,10 +144,10 @@ fn what_is_missing_or_does_not_fit_follows_the_declaration() {
     assert!(seen[0]["seen"].as_str().is_some_and(|seen| seen.contains(" None None {")), "{seen:?}");
     assert!(seen[0]["seen"].as_str().is_some_and(|seen| seen.ends_with(" None None")), "{seen:?}");
     assert!(seen[1]["seen"].as_str().is_some_and(|seen| seen.ends_with(" None Some([4])")), "{seen:?}");
-    let wrong = "decode.wrong_type";
+    let (plugin, host) = ("wrong_type", "decode.wrong_type");
     assert_eq!(
         run.failures(),
-        [(2, "decode.missing_field"), (3, wrong), (4, wrong), (5, wrong), (6, wrong), (7, wrong)]
+        [(2, "decode.missing_field"), (3, plugin), (4, host), (5, host), (6, plugin), (7, host)]
     );
     assert_eq!(run.lines[3]["message"], "field small: 256 does not lie in 0 to 255");
 }
@@ -205,7 +205,7 @@ fn parts_of_the_record_are_read() {
     let values = run.values("default");
     assert_eq!(values[0]["seen"], "Some(\"k\") 3 Some(\"2\") [\"trace\", \"x\", \"trace\"] 9 Some(1767225600000) t 3");
     assert_eq!(values[1]["seen"], "None 0 None [] 0 None case 0");
-    assert_eq!(run.failures(), [(2, "decode.missing_field"), (3, "decode.wrong_type")]);
+    assert_eq!(run.failures(), [(2, "missing_field"), (3, "wrong_type")]);
 }
 
 #[derive(Fields)]
@@ -235,7 +235,7 @@ plugin!(ReadRecord, Record<'a>, (), &[], |record| {
 fn a_record_can_be_parsed_by_the_plugin() {
     let run = testing::run::<ReadRecord>(json!(null), [r#"{"keep": true}"#, r#"{"keep": false}"#, "{"]);
     assert_eq!(run.values("default"), [json!({"keep": true})]);
-    assert_eq!(run.failures(), [(2, "decode.malformed_json")]);
+    assert_eq!(run.failures(), [(2, "malformed_json")]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ setting

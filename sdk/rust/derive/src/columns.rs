@@ -22,11 +22,17 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
     let generics = own.as_ref().map(|lifetime| quote!(<#lifetime>));
     let writer_name = format_ident!("__{}Writer", name);
+    let mut paths: Vec<Vec<String>> = Vec::new();
     let mut idents = Vec::new();
     let mut parts = Vec::new();
     let mut errors: Option<Error> = None;
     for field in named_fields(input, "Columns")? {
-        match expand_field(field) {
+        let expansion = Attributes::read(field, Of::Column).and_then(|attributes| {
+            not_within(&paths, &attributes.path, field)?;
+            paths.push(attributes.path.clone());
+            expand_field(field, &attributes)
+        });
+        match expansion {
             Ok(expansion) => {
                 idents.push(field.ident.as_ref().expect("named fields only"));
                 parts.push(expansion);
@@ -81,8 +87,19 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
-fn expand_field(field: &Field) -> Result<Expansion> {
-    let attributes = Attributes::read(field, Of::Column)?;
+/// A field of the value is set once, and not both as a whole and in part.
+fn not_within(paths: &[Vec<String>], path: &[String], field: &Field) -> Result<()> {
+    match paths.iter().find(|other| other.starts_with(path) || path.starts_with(other)) {
+        None => Ok(()),
+        Some(other) => {
+            let message =
+                format!("`{}` and `{}` lie within each other: set one of them", other.join("."), path.join("."));
+            Err(Error::new_spanned(field, message))
+        }
+    }
+}
+
+fn expand_field(field: &Field, attributes: &Attributes) -> Result<Expansion> {
     let optional = unwrap(&field.ty, "Option");
     let set = unwrap(&field.ty, "Set");
     let inner = optional.or(set).unwrap_or(&field.ty);

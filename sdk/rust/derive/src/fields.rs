@@ -1,5 +1,7 @@
 //! `#[derive(Fields)]`.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -27,11 +29,20 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
     let generics = own.as_ref().map(|lifetime| quote!(<#lifetime>));
     let rows_name = format_ident!("__{}Rows", name);
+    let mut headers = BTreeSet::new();
     let mut idents = Vec::new();
     let mut parts = Vec::new();
     let mut errors: Option<Error> = None;
     for field in named_fields(input, "Fields")? {
-        match expand_field(field, &lifetime) {
+        let expansion = Attributes::read(field, Of::Field).and_then(|attributes| {
+            if let Some(Part::Header(name)) = &attributes.part
+                && !headers.insert(name.clone())
+            {
+                return Err(Error::new_spanned(field, format!("header `{name}` is read twice: once is enough")));
+            }
+            expand_field(field, &attributes, &lifetime)
+        });
+        match expansion {
             Ok(expansion) => {
                 idents.push(field.ident.as_ref().expect("named fields only"));
                 parts.push(expansion);
@@ -79,13 +90,12 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
-fn expand_field(field: &Field, lifetime: &Lifetime) -> Result<Expansion> {
-    let attributes = Attributes::read(field, Of::Field)?;
+fn expand_field(field: &Field, attributes: &Attributes, lifetime: &Lifetime) -> Result<Expansion> {
     let optional = unwrap(&field.ty, "Option");
     let inner = optional.unwrap_or(&field.ty);
     match &attributes.part {
         Some(part) => Ok(expand_part(part, inner, optional.is_some(), lifetime)),
-        None => expand_typed(&attributes, field, inner, optional.is_some(), lifetime),
+        None => expand_typed(attributes, field, inner, optional.is_some(), lifetime),
     }
 }
 

@@ -101,6 +101,15 @@ mod tests {
         assert!(of("struct S { #[field(symbol, json)] a: String }").contains("not both"));
         assert!(of("struct S { #[field(key, path = \"a\")] a: String }").contains("takes no path"));
         assert!(of("struct S { #[column(symbol)] a: String }").contains("reads #[field(…)]"));
+        let twice = "struct S { #[field(header = \"h\")] a: String, #[field(header = \"h\")] b: String }";
+        assert!(of(twice).contains("header `h` is read twice"));
+    }
+
+    #[test]
+    fn a_field_is_set_once() {
+        let of = |code| error_of(crate::columns::expand, code);
+        assert!(of("struct S { a: i64, #[column(name = \"a\")] b: i64 }").contains("lie within each other"));
+        assert!(of("struct S { a: i64, #[column(path = \"a.b\")] b: i64 }").contains("`a` and `a.b`"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{Driver, TestRecord};
 use crate::Transform;
 
 /// Runs every case of a plugin, natively, at batch sizes 1, 7 and all at once: a difference between them is hidden state.
+/// With `PELTON_BLESS=1` in the environment the expected output is written anew: read the difference before you keep it.
 ///
 /// ```no_run
 /// # use pelton_sdk::prelude::*;
@@ -32,6 +33,9 @@ pub fn check_cases<T: Transform>(plugin_dir: impl AsRef<Path>) {
     assert!(!cases.is_empty(), "{} has no case", dir.display());
     let mut differences = String::new();
     for case in cases {
+        if std::env::var_os("PELTON_BLESS").is_some() {
+            bless(&case.join("expected.jsonl"), &run_case::<T>(&case, usize::MAX));
+        }
         let expected: Vec<Value> = json_lines(&case.join("expected.jsonl")).into_iter().map(|(_, line)| line).collect();
         for batch_records in [1, 7, usize::MAX] {
             let found = run_case::<T>(&case, batch_records);
@@ -39,6 +43,11 @@ pub fn check_cases<T: Transform>(plugin_dir: impl AsRef<Path>) {
         }
     }
     assert!(differences.is_empty(), "{differences}");
+}
+
+fn bless(file: &Path, lines: &[Value]) {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 fn run_case<T: Transform>(case: &Path, batch_records: usize) -> Vec<Value> {

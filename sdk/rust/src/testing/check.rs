@@ -50,6 +50,11 @@ pub(super) fn lines(subscription: &Subscription, records: &[&Placed], output: Ou
     assert!(output.failures.is_sorted_by(|a, b| a.row < b.row), "rows of failures rise");
     for failure in output.failures {
         assert!(edits.iter().all(|edit| edit.row != failure.row as usize), "a failed record has no rows");
+        assert!(
+            is_code(&failure.code),
+            "failure code {:?} is not of lower case letters, digits and underscores (at most 64)",
+            failure.code
+        );
         let number = records[failure.row as usize].number;
         let mut line = Map::new();
         line.insert("record".into(), json!(number));
@@ -65,6 +70,11 @@ pub(super) fn lines(subscription: &Subscription, records: &[&Placed], output: Ou
         lines.push((number, Value::Object(line)));
     }
     lines
+}
+
+fn is_code(code: &str) -> bool {
+    (1..=64).contains(&code.len())
+        && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 fn edits(selection: &Selection, count: usize) -> Vec<Edit> {

@@ -74,7 +74,7 @@ fn cell(field: &Field, document: &Value) -> Result<Value, Rejection> {
     let Some(found) = found.filter(|value| !value.is_null()) else {
         return match field.on_missing {
             Policy::Null => Ok(Value::Null),
-            Policy::Reject => Err((crate::MISSING_FIELD, format!("field {} is missing or null", path()))),
+            Policy::Reject => Err(("decode.missing_field", format!("field {} is missing or null", path()))),
         };
     };
     match (typed(field.type_, found), field.on_mismatch) {
@@ -82,7 +82,7 @@ fn cell(field: &Field, document: &Value) -> Result<Value, Rejection> {
         (None, Policy::Null) => Ok(Value::Null),
         (None, Policy::Reject) => {
             let message = format!("field {}: {} is wanted, {} was found", path(), wanted(field.type_), kind(found));
-            Err((crate::WRONG_TYPE, message))
+            Err(("decode.wrong_type", message))
         }
     }
 }

@@ -37,8 +37,10 @@ pub(crate) mod host;
 mod pack;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::bindings::pelton::plugin::types;
+use crate::random::{GOLDEN_GAMMA, Generator};
 use crate::{ConfigError, Transform};
 
 pub use cases::check_cases;
@@ -250,12 +252,13 @@ pub(crate) struct Placed {
 }
 
 impl Placed {
-    /// As stable as the host's, but not the same number.
+    /// The same number as the host's: `random` in `wit/README.md` says how it is made.
     fn seed(&self) -> u64 {
-        let place = [self.topic.as_bytes(), &self.partition.to_le_bytes(), &self.offset.to_le_bytes()].concat();
-        place
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+        let text = format!("pelton-seed-1\0{}\0{}", self.topic, self.partition);
+        let mut head = [0; 8];
+        head.copy_from_slice(&Sha256::digest(text.as_bytes())[..8]);
+        let step = self.offset.cast_unsigned().wrapping_mul(GOLDEN_GAMMA);
+        Generator::with_seed(u64::from_le_bytes(head).wrapping_add(step)).next_u64()
     }
 }
 
@@ -313,5 +316,20 @@ impl Run {
 
     fn by_output<'r>(&'r self, output: &'r str) -> impl Iterator<Item = &'r Value> {
         self.lines.iter().filter(move |line| line.get("output").is_some_and(|found| found == output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_those_of_the_host() {
+        let mut placed = Vec::new();
+        for offset in [0, 41] {
+            TestRecord::tombstone().read_from("shop.orders", 3).offset(offset).place(&mut placed);
+        }
+        let seeds: Vec<u64> = placed.iter().map(Placed::seed).collect();
+        assert_eq!(seeds, [0xef92_15e3_c5e3_dd0d, 0x9d55_3035_d22f_28fc]);
     }
 }
