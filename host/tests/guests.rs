@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use pelton::pipeline::{
 };
 use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
 use pelton::record::{Batch, Field, FieldColumn, FieldType, Offset, Policy, TopicPartition};
+use proptest::prelude::*;
 use support::{apply, batch, load, load_with, refused};
 
 /// Declares the tests, and with them the list that the folders are held against.
@@ -510,4 +512,32 @@ fn what_is_no_component_is_named() {
         Limits::default(),
     );
     assert!(missing.unwrap_err().to_string().starts_with("cannot read /no/such/plugin.wasm"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A file with flipped, cut or repeated bytes is refused or runs; it never takes the host with it.
+    #[test]
+    fn a_mangled_component_is_refused_or_contained(
+        flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+        end in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| support::component("mirrors"));
+        let mut bytes = WHOLE.clone();
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(end) = end {
+            bytes.truncate(end.index(bytes.len()));
+        }
+        let limits = Limits { cpu_per_batch: Duration::from_millis(50), ..Limits::default() };
+        let config = serde_json::Value::Null;
+        let grants = Capability::ALL.into();
+        if let Ok(guest) = WasmTransform::from_bytes(support::runtime(), "mangled", &bytes, &config, &grants, limits) {
+            let names = vec![text_column(&["Ann"]); guest.subscription().value_fields.len()];
+            let _ = guest.apply(&TransformInput { batch: &batch(&["a"]), value_fields: &names });
+        }
+    }
 }
