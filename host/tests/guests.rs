@@ -541,3 +541,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn more_plugins_than_there_is_room_for_are_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new(Some(dir.path()), 1).unwrap();
+    let bytes = support::component("chokes");
+    let load = || {
+        let (config, grants) = (serde_json::Value::Null, BTreeSet::new());
+        WasmTransform::from_bytes(&runtime, "chokes", &bytes, &config, &grants, Limits::default())
+    };
+    let mut loaded = Vec::new();
+    let error = loop {
+        match load() {
+            Ok(guest) => loaded.push(guest),
+            Err(error) => break error,
+        }
+        assert!(loaded.len() < 2_000, "there is no limit at all");
+    };
+    assert!(matches!(error, LoadError::Host { .. }), "{error}");
+    assert!(error.to_string().contains("too many plugins run at once"), "{error}");
+    loaded.pop();
+    assert!(load().is_ok(), "room comes back with those that leave");
+}

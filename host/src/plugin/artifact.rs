@@ -144,7 +144,7 @@ fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), ArtifactE
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn malformed(error: wasmparser::BinaryReaderError) -> ArtifactError {
-    ArtifactError::Malformed { offset: error.offset() as u64, message: error.message().to_owned() }
+    ArtifactError::Malformed { offset: error.offset(), message: error.message().to_owned() }
 }
 
 fn guess(bytes: &[u8]) -> &'static str {
