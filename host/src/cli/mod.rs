@@ -13,6 +13,7 @@ mod plugin_build;
 mod plugin_inspect;
 mod plugin_new;
 mod plugin_test;
+mod run;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -41,6 +42,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the pipelines of a project until SIGTERM or SIGINT
+    Run(run::Args),
     /// Find every mistake in a project before it runs
     Check(check::Args),
     /// Make, build, test and look into plugins
@@ -50,6 +53,7 @@ enum Verb {
 
 fn dispatch(verb: Verb) -> Outcome {
     match verb {
+        Verb::Run(args) => run::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Plugin(verb) => plugin::run(verb),
     }

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod compute;
 pub mod dead_letter_file;
 pub mod decode;
+pub mod discard;
 pub mod encode;
 pub mod gate;
 pub mod json_patch;

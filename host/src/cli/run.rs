@@ -1,0 +1,60 @@
+//! `pelton run`: the daemon in the foreground.
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, Failure, Outcome};
+use crate::config::ProcessEnvironment;
+use crate::daemon::{Daemon, Ready, StartError};
+use crate::telemetry;
+
+/// Run the pipelines of a project until SIGTERM or SIGINT
+///
+/// Checks the project whole before anything runs, as `pelton check` does. On SIGTERM or SIGINT it stops reading,
+/// finishes what it began within the project's `drain`, commits and ends; a second signal ends it at once, and loses
+/// nothing: what was under way is repeated at the next start.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The project directory
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let ready = Ready::read(&args.dir, &ProcessEnvironment).map_err(failure)?;
+    telemetry::init_logging(&ready.project.settings.log).map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(serve(ready))
+}
+
+async fn serve(ready: Ready) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
+    let daemon = tokio::select! {
+        daemon = Daemon::start(ready) => daemon.map_err(failure)?,
+        _ = terminate.recv() => return Ok(Exit::Success),
+        _ = interrupt.recv() => return Ok(Exit::Success),
+    };
+    tracing::info!(admin = %daemon.admin(), "running");
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining; once more to end at once"),
+    }
+    tokio::select! {
+        is_clean = daemon.shut_down() => {
+            let how = if is_clean { "all that was begun is committed" } else { "what was under way will be repeated" };
+            tracing::info!("ended: {how}");
+        }
+        _ = terminate.recv() => tracing::warn!("ended at once; what was under way will be repeated"),
+        _ = interrupt.recv() => tracing::warn!("ended at once; what was under way will be repeated"),
+    }
+    Ok(Exit::Success)
+}
+
+fn failure(error: StartError) -> Failure {
+    match error {
+        StartError::Unreachable { .. } => Failure::unavailable(error),
+        _ => Failure::new(error),
+    }
+}

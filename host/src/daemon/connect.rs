@@ -1,0 +1,278 @@
+//! Opens the two ends of every pipeline: the only place that knows which vendor stands behind which seam.
+//!
+//! In: prepared pipelines and the project's connections. Out: pipelines that the supervisor can run. Connections are
+//! shared: one session a cluster. Waits for services that do not answer yet as long as the project allows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::{Sampler, StartError};
+use crate::cassandra::{self, Cassandra, CassandraError, CassandraSink};
+use crate::clock::Clock;
+use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Settings, TableOutput, Tombstones};
+use crate::kafka::{KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
+use crate::pipeline::breaker::Breaker;
+use crate::pipeline::chain::Chain;
+use crate::pipeline::compute::Compute;
+use crate::pipeline::dead_letter_file::FileDeadLetters;
+use crate::pipeline::discard::DiscardSink;
+use crate::pipeline::encode::{Encoder, OutputEncoder};
+use crate::pipeline::gate::Gate;
+use crate::pipeline::line::{Line, LineOutput};
+use crate::pipeline::meters::Meters;
+use crate::pipeline::{DeadLetters, Sink, SourceError, Transform};
+use crate::record::OutputField;
+use crate::sqlite::{SqliteError, SqliteSink};
+use crate::startup::PreparedPipeline;
+use crate::supervisor::Supervised;
+use crate::telemetry::{Metric, Telemetry};
+
+/// Of the memory budget, the share of what sources hold that tasks have not yet taken; the rest is for batches under
+/// way, plugins and connections.
+const SOURCES_SHARE: f64 = 0.5;
+/// Between two tries to reach a service.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Opens pipelines.
+pub(super) struct Connector<'p> {
+    pub(super) settings: &'p Settings,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) telemetry: Telemetry,
+    pub(super) compute: Compute,
+}
+
+/// Pipelines that can run.
+pub(super) struct Connected {
+    pub(super) pipelines: Vec<Supervised>,
+    pub(super) samplers: Vec<Sampler>,
+}
+
+/// What went wrong at one end, and whether waiting may help.
+struct Fault {
+    message: String,
+    is_transient: bool,
+}
+
+impl Connector<'_> {
+    /// Opens all pipelines, or none.
+    pub(super) async fn all(&self, pipelines: &[PreparedPipeline]) -> Result<Connected, StartError> {
+        let session = OnceCell::new();
+        let mut connected = Connected { pipelines: Vec::new(), samplers: Vec::new() };
+        let memory_bytes = (self.settings.memory_bytes as f64 * SOURCES_SHARE) as usize / pipelines.len().max(1);
+        for prepared in pipelines {
+            let supervised = self.pipeline(prepared, memory_bytes, &session, &mut connected.samplers).await?;
+            connected.pipelines.push(supervised);
+        }
+        Ok(connected)
+    }
+
+    async fn pipeline(
+        &self,
+        prepared: &PreparedPipeline,
+        memory_bytes: usize,
+        session: &OnceCell<Arc<Cassandra>>,
+        samplers: &mut Vec<Sampler>,
+    ) -> Result<Supervised, StartError> {
+        let pipeline = &prepared.pipeline;
+        let transforms: Vec<Arc<dyn Transform>> =
+            prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
+        let set_fields: Vec<Vec<OutputField>> =
+            transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
+        let mut outputs = Vec::new();
+        for (name, output) in &pipeline.outputs {
+            let place = format!("outputs.{name}");
+            let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output, session)).await?;
+            samplers.extend(sink.sampler);
+            let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
+            outputs.push(LineOutput { encoder, sink: sink.sink });
+        }
+        let dead_letters = self.reach(pipeline, "dead_letters", || self.dead_letters(pipeline)).await?;
+        let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
+        let line = Line {
+            name: pipeline.name.clone(),
+            chain: Chain::new(&transforms, Arc::clone(&encoder)),
+            encoder,
+            outputs,
+            dead_letters,
+            compute: self.compute.clone(),
+            batch: pipeline.batch,
+            errors: pipeline.errors.clone(),
+            clock: Arc::clone(&self.clock),
+            gate: Gate::default(),
+            breaker: pipeline.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
+            meters: Meters::new(&pipeline.name, &self.telemetry),
+            digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
+            configuration: pipeline.digest.short(),
+            timestamp_floor: timestamp_floor(&pipeline.outputs),
+        };
+        let options = SourceOptions { memory_bytes, drain: self.settings.drain, ..SourceOptions::default() };
+        let source = KafkaSource::new(self.kafka(pipeline, "source")?, &pipeline.source, options);
+        samplers.push(source_sampler(&pipeline.name, &source));
+        Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
+    }
+
+    async fn sink(
+        &self,
+        pipeline: &Pipeline,
+        name: &str,
+        output: &Output,
+        session: &OnceCell<Arc<Cassandra>>,
+    ) -> Result<OpenSink, Fault> {
+        let labels = (pipeline.name.clone(), name.to_owned());
+        match output {
+            Output::Discard => Ok(OpenSink::plain(DiscardSink::default())),
+            Output::Kafka(output) => {
+                let connection = self.settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
+                Ok(OpenSink::plain(KafkaSink::open(connection, output).await?))
+            }
+            Output::Sqlite(output) => {
+                let path = self.settings.sqlite.as_ref().ok_or_else(|| Fault::missing("sqlite"))?;
+                Ok(OpenSink::plain(SqliteSink::open(path, output, Arc::clone(&self.clock))?))
+            }
+            Output::Cassandra(output) => {
+                let connection = self.settings.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
+                let session = session.get_or_try_init(|| cassandra::connect(connection)).await?;
+                let sink = CassandraSink::open(Arc::clone(session), output, Arc::clone(&self.clock)).await?;
+                Ok(OpenSink::cassandra(Arc::new(sink), labels))
+            }
+        }
+    }
+
+    async fn dead_letters(&self, pipeline: &Pipeline) -> Result<Arc<dyn DeadLetters>, Fault> {
+        match &pipeline.dead_letters {
+            DeadLetterSettings::File { path } => Ok(Arc::new(open_file(path)?)),
+            DeadLetterSettings::Kafka { topic } => {
+                let connection = self.settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
+                let spill_dir = &self.settings.spill_dir;
+                Ok(Arc::new(KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?))
+            }
+        }
+    }
+
+    fn kafka(&self, pipeline: &Pipeline, place: &str) -> Result<&KafkaConnection, StartError> {
+        let refused = || Fault::missing("kafka").told(pipeline, place);
+        self.settings.kafka.as_ref().ok_or_else(refused)
+    }
+
+    /// Tries until it works, waiting no longer than the project allows.
+    async fn reach<T, F: Future<Output = Result<T, Fault>>>(
+        &self,
+        pipeline: &Pipeline,
+        place: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StartError> {
+        let deadline = Instant::now() + self.settings.startup_wait;
+        loop {
+            match attempt().await {
+                Ok(open) => return Ok(open),
+                Err(fault) if fault.is_transient && Instant::now() + TRY_AGAIN_AFTER < deadline => {
+                    tracing::warn!(pipeline = %pipeline.name, place, "waiting: {}", fault.message);
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
+                Err(fault) => return Err(fault.told(pipeline, place)),
+            }
+        }
+    }
+}
+
+/// A sink, and what of it goes into metrics now and then.
+struct OpenSink {
+    sink: Arc<dyn Sink>,
+    sampler: Option<Sampler>,
+}
+
+impl OpenSink {
+    fn plain(sink: impl Sink + 'static) -> Self {
+        Self { sink: Arc::new(sink), sampler: None }
+    }
+
+    fn cassandra(sink: Arc<CassandraSink>, (pipeline, output): (String, String)) -> Self {
+        let (counted, mut retries) = (Arc::clone(&sink), 0);
+        let sampler = move |telemetry: &Telemetry| {
+            let snapshot = counted.snapshot();
+            let labels = [("pipeline", pipeline.as_str()), ("output", output.as_str())];
+            telemetry.gauge(Metric::SinkWindow, &labels, snapshot.window as f64);
+            let stage = format!("sink:{output}");
+            let labels = [("pipeline", pipeline.as_str()), ("stage", stage.as_str())];
+            telemetry.count(Metric::Retries, &labels, snapshot.retries.saturating_sub(retries));
+            retries = snapshot.retries;
+        };
+        Self { sink, sampler: Some(Box::new(sampler)) }
+    }
+}
+
+fn source_sampler(pipeline: &str, source: &KafkaSource) -> Sampler {
+    let (stats, pipeline) = (source.stats(), pipeline.to_owned());
+    let mut seen = (0, 0);
+    Box::new(move |telemetry| {
+        let now = (stats.main_queue_records.get(), stats.lost_records.get());
+        telemetry.count(Metric::Misrouted, &[("pipeline", &pipeline)], now.0 - seen.0);
+        telemetry.count(Metric::LostRecords, &[("pipeline", &pipeline), ("topic", "")], now.1 - seen.1);
+        seen = now;
+    })
+}
+
+fn open_file(path: &Path) -> Result<FileDeadLetters, Fault> {
+    FileDeadLetters::open(path)
+        .map_err(|error| Fault::refused(format!("the dead-letter file {} cannot be written: {error}", path.display())))
+}
+
+fn tombstones(output: &Output) -> Tombstones {
+    match output {
+        Output::Cassandra(TableOutput { tombstones, .. }) | Output::Sqlite(TableOutput { tombstones, .. }) => {
+            tombstones.clone()
+        }
+        Output::Kafka(_) | Output::Discard => Tombstones::Skip,
+    }
+}
+
+/// The clock belongs to the partition: the highest floor of its tables holds for all.
+fn timestamp_floor(outputs: &BTreeMap<String, Output>) -> i64 {
+    let floor = |output: &Output| match output {
+        Output::Cassandra(table) | Output::Sqlite(table) => table.timestamp_floor,
+        Output::Kafka(_) | Output::Discard => None,
+    };
+    outputs.values().filter_map(floor).max().unwrap_or(0)
+}
+
+impl Fault {
+    fn refused(message: String) -> Self {
+        Self { message, is_transient: false }
+    }
+
+    fn missing(connection: &str) -> Self {
+        Self::refused(format!("`pelton.yaml` has no `{connection}:`"))
+    }
+
+    fn told(self, pipeline: &Pipeline, place: &str) -> StartError {
+        let (pipeline, place, message) = (pipeline.name.clone(), place.to_owned(), self.message);
+        if self.is_transient {
+            StartError::Unreachable { pipeline, place, message }
+        } else {
+            StartError::Refused { pipeline, place, message }
+        }
+    }
+}
+
+impl From<SourceError> for Fault {
+    fn from(error: SourceError) -> Self {
+        Self { is_transient: matches!(error, SourceError::Unreachable { .. }), message: error.to_string() }
+    }
+}
+
+impl From<CassandraError> for Fault {
+    fn from(error: CassandraError) -> Self {
+        Self { is_transient: error.is_transient(), message: error.to_string() }
+    }
+}
+
+impl From<SqliteError> for Fault {
+    fn from(error: SqliteError) -> Self {
+        Self::refused(error.to_string())
+    }
+}

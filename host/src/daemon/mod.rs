@@ -1,0 +1,196 @@
+//! The daemon: `read → connect → spawn → drain`.
+//!
+//! In: a project directory. Out: its pipelines, running until they are told to end. Start-up fails fast and whole: a
+//! mistake in any file, a plugin that does not load, a service that does not answer, and nothing runs. Never touches a
+//! record; [`connect`] opens the vendors' ends, the supervisor runs what stands between them.
+
+mod connect;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ConfigErrors, Environment, Project};
+use crate::pipeline::compute::Compute;
+use crate::plugin::RuntimeError;
+use crate::startup::{self, PreparedPipeline};
+use crate::status::{Commands, StatusBoard};
+use crate::supervisor::Supervisor;
+use crate::telemetry::{Metric, Telemetry};
+use crate::{admin, plugin};
+
+/// How often what the vendors' ends count is put into metrics.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// A project that could run at once: read, checked, its plugins loaded.
+pub struct Ready {
+    /// The project.
+    pub project: Project,
+    /// Its pipelines with their plugins.
+    pub pipelines: Vec<PreparedPipeline>,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    board: StatusBoard,
+    telemetry: Telemetry,
+    admin: SocketAddr,
+    shutdown: CancellationToken,
+    supervisor: JoinHandle<bool>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+/// Why a daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Mistakes in files and plugins: all of them.
+    #[error("{0}")]
+    Config(ConfigErrors),
+    /// The engine for plugins does not start.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The system gives no thread.
+    #[error("the compute threads cannot be started: {0}")]
+    Threads(std::io::Error),
+    /// The admin address is taken.
+    #[error(
+        "the admin address {address} cannot be used: {error}; another daemon may hold it: set `admin: {{ listen: ... }}`"
+    )]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A service does not answer.
+    #[error("pipeline {pipeline}, {place}: {message}")]
+    Unreachable {
+        /// The pipeline.
+        pipeline: String,
+        /// The key in its file.
+        place: String,
+        /// Who, and what was said.
+        message: String,
+    },
+    /// A service refuses, or a table does not fit.
+    #[error("pipeline {pipeline}, {place}: {message}")]
+    Refused {
+        /// The pipeline.
+        pipeline: String,
+        /// The key in its file.
+        place: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}
+
+impl Ready {
+    /// Reads a project, checks it whole, and loads its plugins: exactly what `pelton check` does.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn read(dir: &Path, environment: &dyn Environment) -> Result<Self, StartError> {
+        let start = startup::start(dir, environment, |settings| {
+            plugin::Runtime::new(Some(&settings.cache_dir), compute_threads())
+        });
+        match start {
+            Ok((project, pipelines)) => Ok(Self { project, pipelines }),
+            Err(startup::StartError::Config(errors)) => Err(StartError::Config(errors)),
+            Err(startup::StartError::Runtime(error)) => Err(StartError::Runtime(error)),
+        }
+    }
+}
+
+/// One thread a core for guests.
+#[must_use]
+pub fn compute_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+impl Daemon {
+    /// Connects everything and starts all pipelines. To be called inside the I/O runtime.
+    ///
+    /// # Errors
+    /// Where a service cannot be reached within the project's `startup_wait`, or refuses; then nothing runs.
+    pub async fn start(ready: Ready) -> Result<Self, StartError> {
+        let Ready { project, pipelines } = ready;
+        let settings = &project.settings;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let telemetry = Telemetry::new();
+        telemetry.gauge(Metric::MemoryBudget, &[], settings.memory_bytes as f64);
+        let board = StatusBoard::new(clock.now_ms());
+        let (commands, received) = Commands::channel();
+        let shutdown = CancellationToken::new();
+
+        let listener = TcpListener::bind(settings.admin)
+            .await
+            .map_err(|error| StartError::Admin { address: settings.admin, error })?;
+        let admin = listener.local_addr().unwrap_or(settings.admin);
+        let server = tokio::spawn(admin::serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
+
+        let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
+        let connector = connect::Connector { settings, clock, telemetry: telemetry.clone(), compute };
+        let connected = match connector.all(&pipelines).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                shutdown.cancel();
+                return Err(error);
+            }
+        };
+        sample(connected.samplers, telemetry.clone(), shutdown.clone());
+        let supervised = connected.pipelines;
+        let running = Supervisor::run(supervised, board.clone(), settings.drain, received, shutdown.clone());
+        let supervisor = tokio::spawn(running);
+        Ok(Self { board, telemetry, admin, shutdown, supervisor, server })
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn board(&self) -> &StatusBoard {
+        &self.board
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// Where its admin server listens.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Stops reading, lets every task finish what it began within the project's `drain`, commits and leaves. True where
+    /// all of them did; what was cut off is repeated by whoever goes on.
+    pub async fn shut_down(self) -> bool {
+        self.shutdown.cancel();
+        let is_clean = self.supervisor.await.unwrap_or(false);
+        if let Ok(Err(error)) = self.server.await {
+            tracing::warn!("the admin server ended with an error: {error}");
+        }
+        is_clean
+    }
+}
+
+/// Puts into metrics, now and then, what a vendor's end counts by itself.
+type Sampler = Box<dyn FnMut(&Telemetry) + Send>;
+
+fn sample(mut samplers: Vec<Sampler>, telemetry: Telemetry, shutdown: CancellationToken) {
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(SAMPLE_EVERY);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = tick.tick() => samplers.iter_mut().for_each(|sampler| sampler(&telemetry)),
+            }
+        }
+    });
+}
