@@ -1,6 +1,8 @@
 //! Tests against real services. Absent services fail the run: `make services` starts them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking what it expected")]
 
+mod cassandra_sink;
+mod cassandra_support;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_support;

@@ -1,0 +1,293 @@
+//! A keyspace of its own for each test, batches made by hand, and a proxy that the test owns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pelton::cassandra::{Cassandra, CassandraSink, connect};
+use pelton::clock::{Clock, SystemClock};
+use pelton::config::{CassandraConnection, Consistency, TableOutput, Tombstones};
+use pelton::pipeline::{Sink, Wants};
+use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Where the tests' Cassandra listens.
+pub(crate) fn address() -> String {
+    let host = std::env::var("PELTON_CASSANDRA_HOST").unwrap_or_else(|_| "127.0.0.1".into());
+    let port = std::env::var("PELTON_CASSANDRA_PORT").unwrap_or_else(|_| "9042".into());
+    format!("{host}:{port}")
+}
+
+pub(crate) fn settings(address: &str) -> CassandraConnection {
+    CassandraConnection {
+        contact_points: vec![address.into()],
+        local_datacenter: None,
+        username: None,
+        password: None,
+        tls: None,
+        consistency: Consistency::LocalQuorum,
+    }
+}
+
+/// A keyspace that goes away with its test.
+pub(crate) struct Keyspace {
+    pub(crate) name: String,
+    pub(crate) session: Session,
+}
+
+/// Runs a test in a keyspace of its own, and drops the keyspace whatever becomes of the test.
+pub(crate) async fn with_keyspace<F>(test: impl FnOnce(Arc<Keyspace>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let session = SessionBuilder::new()
+        .known_node(address())
+        .build()
+        .await
+        .unwrap_or_else(|error| panic!("no Cassandra at {}: {error}; `make services` starts one", address()));
+    let name = format!("pelton_test_{}", uuid::Uuid::new_v4().simple());
+    let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    let keyspace = Arc::new(Keyspace { name: name.clone(), session });
+    keyspace.cql(&format!("CREATE KEYSPACE {name} WITH replication = {replication}")).await;
+    let outcome = tokio::spawn(test(Arc::clone(&keyspace))).await;
+    keyspace.cql(&format!("DROP KEYSPACE {name}")).await;
+    if let Err(error) = outcome {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+impl Keyspace {
+    /// Runs a statement; `KS` stands for the keyspace.
+    pub(crate) async fn cql(&self, text: &str) {
+        let text = text.replace("KS.", &format!("{}.", self.name));
+        self.session.query_unpaged(text.as_str(), ()).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+
+    /// Rows as Cassandra's own JSON, sorted.
+    pub(crate) async fn json(&self, select: &str) -> Vec<String> {
+        let text = select.replace("KS.", &format!("{}.", self.name));
+        let mut rows = Vec::new();
+        let answer = self.session.query_unpaged(text.as_str(), ()).await.unwrap_or_else(|e| panic!("{text}: {e}"));
+        for row in answer.into_rows_result().expect("rows").rows::<(String,)>().expect("one text a row") {
+            rows.push(row.expect("a row").0);
+        }
+        rows.sort();
+        rows
+    }
+
+    pub(crate) fn table(&self, name: &str) -> TableOutput {
+        TableOutput {
+            table: format!("{}.{name}", self.name),
+            columns: BTreeMap::new(),
+            ttl: None,
+            tombstones: Tombstones::Reject,
+            timestamp_floor: None,
+            consistency: None,
+            create: None,
+        }
+    }
+
+    pub(crate) async fn sink(&self, output: &TableOutput) -> CassandraSink {
+        self.sink_with(output, Arc::new(SystemClock)).await
+    }
+
+    pub(crate) async fn sink_with(&self, output: &TableOutput, clock: Arc<dyn Clock>) -> CassandraSink {
+        CassandraSink::open(cassandra(&address()).await, output, clock).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+pub(crate) async fn cassandra(address: &str) -> Arc<Cassandra> {
+    connect(&settings(address)).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A row made by hand: columns that are not named are unset.
+#[derive(Clone)]
+pub(crate) struct Row<'a> {
+    pub(crate) offset: i64,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) write_time: i64,
+    pub(crate) op: RowOp,
+    pub(crate) cells: Vec<(&'a str, Cell<'a>)>,
+}
+
+/// An upsert at a write time; its record has no timestamp.
+pub(crate) fn upsert<'a>(offset: i64, write_time: i64, cells: &[(&'a str, Cell<'a>)]) -> Row<'a> {
+    Row { offset, timestamp_ms: -1, write_time, op: RowOp::Upsert, cells: cells.to_vec() }
+}
+
+pub(crate) fn delete<'a>(offset: i64, write_time: i64, cells: &[(&'a str, Cell<'a>)]) -> Row<'a> {
+    Row { op: RowOp::Delete, ..upsert(offset, write_time, cells) }
+}
+
+pub(crate) fn text(of: &str) -> Cell<'_> {
+    Cell::Value(Value::Text(of))
+}
+
+pub(crate) fn number<'a>(of: i64) -> Cell<'a> {
+    Cell::Value(Value::S64(of))
+}
+
+pub(crate) fn json(of: &str) -> Cell<'_> {
+    Cell::Value(Value::Json(of))
+}
+
+/// A batch in the order of the sink's own columns.
+pub(crate) fn batch(sink: &CassandraSink, rows: &[Row<'_>]) -> SinkBatch {
+    let Wants::Cells(specs) = sink.wants() else { panic!("a table wants cells") };
+    let mut cells = vec![CellColumn::default(); specs.len()];
+    let mut metas = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        for (name, _) in &row.cells {
+            assert!(specs.iter().any(|spec| spec.column == *name), "the table has a column {name}");
+        }
+        for (column, spec) in cells.iter_mut().zip(specs) {
+            let said = row.cells.iter().find(|(name, _)| *name == spec.column);
+            column.push(said.map_or(Cell::Unset, |(_, cell)| *cell));
+        }
+        metas.push(RowMeta {
+            origin: row.offset as u32,
+            offset: Offset(row.offset),
+            timestamp_ms: row.timestamp_ms,
+            write_time: WriteTime(row.write_time),
+            index: index as u32,
+            op: row.op,
+        });
+    }
+    SinkBatch {
+        source: TopicPartition::new("made-by-hand", 0),
+        generation: 1,
+        rows: metas,
+        keys: Column::default(),
+        values: Column::default(),
+        headers: Column::default(),
+        cells,
+    }
+}
+
+/// Waits for a condition, with a limit.
+pub(crate) async fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !is_true() {
+        assert!(tokio::time::Instant::now() < limit, "waited a minute for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A TCP proxy in front of Cassandra, with faults.
+pub(crate) struct Proxy {
+    pub(crate) address: String,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    /// Each rise cuts every connection.
+    cuts: watch::Sender<u64>,
+    /// Refuses new connections.
+    closed: AtomicBool,
+    /// Swallows answers.
+    mute: AtomicBool,
+    /// Holds each answer back.
+    delay_ms: AtomicU64,
+}
+
+impl Proxy {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let shared = Arc::new(Shared {
+            cuts: watch::channel(0).0,
+            closed: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            delay_ms: AtomicU64::new(0),
+        });
+        let for_accepting = Arc::clone(&shared);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&for_accepting);
+                if !shared.closed.load(Ordering::SeqCst) {
+                    tokio::spawn(relay(client, shared));
+                }
+            }
+        });
+        Self { address, shared, accepting }
+    }
+
+    /// Cuts every connection.
+    pub(crate) fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Cuts every connection and takes no new ones, or takes them again.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.shared.closed.store(closed, Ordering::SeqCst);
+        if closed {
+            self.cut();
+        }
+    }
+
+    /// Swallows answers, or lets them through again.
+    pub(crate) fn set_mute(&self, mute: bool) {
+        self.shared.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// Holds answers back by this long.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn relay(client: TcpStream, shared: Arc<Shared>) {
+    let Ok(server) = TcpStream::connect(address()).await else { return };
+    let mut cuts = shared.cuts.subscribe();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = pump(from_client, to_server) => {}
+        () = answers(from_server, to_client, &shared) => {}
+        _ = cuts.changed() => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+}
+
+/// Answers, each held back by the delay of the moment in which it came: later ones do not wait for it twice.
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+    let (held, mut release) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+    let read = async {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            if !shared.mute.load(Ordering::SeqCst) {
+                let delay = Duration::from_millis(shared.delay_ms.load(Ordering::SeqCst));
+                let _ = held.send((tokio::time::Instant::now() + delay, buffer[..count].to_vec()));
+            }
+        }
+    };
+    let write = async {
+        while let Some((at, bytes)) = release.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = write => {}
+    }
+}
