@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::pipeline::{Subscription, Transform};
 use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
+use crate::record::OutputField;
 
 /// A pipeline that could run at once.
 #[derive(Clone)]
@@ -177,7 +178,7 @@ fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -
         let all: Vec<_> = all.into_iter().collect();
         problems.push(problem(
             "grants",
-            format!("the plugin `{name}` asks for {}, and is not granted it", words.join(", ")),
+            format!("the plugin `{name}` asks for {}, which it is not granted", words.join(", ")),
             &format!("write `grants: [{}]`, or use a plugin that asks for less", all.join(", ")),
         ));
     }
@@ -200,6 +201,26 @@ fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -
 
 fn subscriptions(transforms: &[(usize, Arc<WasmTransform>)]) -> Vec<(usize, &str, &Subscription)> {
     transforms.iter().map(|(index, transform)| (*index, transform.name(), transform.subscription())).collect()
+}
+
+/// The typed fields that every row of an output has to offer: those of the one step that feeds it; none where several do,
+/// and none are known.
+#[must_use]
+pub fn fields_set<'s>(output: &str, steps: &'s [(usize, Arc<WasmTransform>)]) -> &'s [OutputField] {
+    let subscriptions = subscriptions(steps);
+    match feeders(output, &subscriptions).as_slice() {
+        [one] => &one.set_fields,
+        _ => &[],
+    }
+}
+
+/// The steps that feed an output.
+fn feeders<'s>(output: &str, steps: &[(usize, &'s str, &'s Subscription)]) -> Vec<&'s Subscription> {
+    let last = steps.last().map(|(index, ..)| *index);
+    let feeds = |index: usize, subscription: &Subscription| {
+        (output == "default" && Some(index) == last) || subscription.routes.iter().any(|route| route == output)
+    };
+    steps.iter().filter(|(index, _, step)| feeds(*index, step)).map(|(_, _, step)| *step).collect()
 }
 
 /// Whether what the plugins read, set and route to fits their pipeline.
@@ -246,19 +267,6 @@ impl Fit<'_> {
         problems
     }
 
-    /// The output's name and the steps that route there.
-    fn feeders(&self, output: &str) -> Vec<&Subscription> {
-        let is_default = output == "default";
-        let last = self.steps.last().map(|(index, ..)| *index);
-        self.steps
-            .iter()
-            .filter(|(index, _, subscription)| {
-                (is_default && Some(*index) == last) || subscription.routes.iter().any(|route| route == output)
-            })
-            .map(|(_, _, subscription)| *subscription)
-            .collect()
-    }
-
     fn outputs_without_route(&self) -> Vec<Problem> {
         let routes: BTreeSet<&str> =
             self.steps.iter().flat_map(|(_, _, subscription)| &subscription.routes).map(String::as_str).collect();
@@ -302,7 +310,7 @@ impl Fit<'_> {
             self.outputs.iter().filter(|(_, output)| matches!(output, Some(Output::Cassandra(_) | Output::Sqlite(_))));
         tables
             .filter(|(name, _)| {
-                let feeders = self.feeders(name);
+                let feeders = feeders(name, self.steps);
                 !feeders.is_empty() && feeders.iter().all(|subscription| subscription.set_fields.is_empty())
             })
             .map(|(name, _)| {
@@ -320,7 +328,7 @@ impl Fit<'_> {
 mod tests {
     use super::*;
     use crate::config::KafkaOutput;
-    use crate::record::{Field, FieldType, OutputField, Policy};
+    use crate::record::{Field, FieldType, Policy};
 
     fn outputs(names: &[&str]) -> BTreeMap<String, Option<Output>> {
         names.iter().map(|name| ((*name).to_owned(), Some(Output::Discard))).collect()

@@ -1,6 +1,11 @@
 //! What `pelton check` says about a project directory. A case is a folder below `config/`: the files of a project,
 //! `environment` (lines of `NAME=value`, where it needs any) and `expected.txt`. `PELTON_BLESS=1` writes what is expected
-//! anew.
+//! anew. A file `NAME.guest` holds the name of a guest of `tests/guests`, and `NAME.wat` the text of one: both become
+//! the component `NAME.wasm`.
+
+#![allow(clippy::indexing_slicing, reason = "tests")]
+
+mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +32,16 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("a case") {
         let entry = entry.expect("a file of a case");
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
+        let extension = entry.path().extension().map(|extension| extension.to_string_lossy().into_owned());
+        let text = || std::fs::read_to_string(entry.path()).expect("text");
+        let component = match extension.as_deref() {
+            Some("guest") => Some(support::component(text().trim())),
+            Some("wat") => Some(support::encode("case", &support::complete(&text()), None)),
+            _ => None,
+        };
+        if let Some(component) = component {
+            std::fs::write(target.with_extension("wasm"), component).expect("a fresh file");
+        } else if entry.path().is_dir() {
             copy(&entry.path(), &target);
         } else {
             std::fs::copy(entry.path(), target).expect("a fresh file");

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Exit, Outcome, say, say_json};
+use super::{Exit, Failure, Outcome, say, say_json};
+use crate::cassandra::check::{self as cassandra, TableCheck};
 use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
+use crate::kafka;
 use crate::pipeline::Transform as _;
 use crate::plugin::{Runtime, WasmTransform};
 use crate::startup;
@@ -27,6 +29,9 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// The steps that could be loaded, by pipeline, with their index.
+type Loaded = BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>;
+
 /// Runs `pelton check`.
 pub(super) fn run(args: Args) -> Outcome {
     let reading = config::read(&args.dir, &ProcessEnvironment);
@@ -35,7 +40,7 @@ pub(super) fn run(args: Args) -> Outcome {
     let examined = startup::examine(&reading, &runtime);
     let mut problems = examined.problems;
     if args.online {
-        problems.extend(online::problems(&reading, &examined.transforms)?);
+        problems.extend(ask(&reading, &examined.transforms)?);
         problems = config::ConfigErrors::new(problems).0;
     }
     let report = Report::of(&reading, problems, &examined.transforms);
@@ -45,6 +50,32 @@ pub(super) fn run(args: Args) -> Outcome {
         report.print();
     }
     Ok(if report.ok { Exit::Success } else { Exit::Failed })
+}
+
+/// What Kafka and Cassandra say about the pipelines that could be read.
+fn ask(reading: &Reading, loaded: &Loaded) -> Result<Vec<Problem>, Failure> {
+    let project = reading.valid_part();
+    let mut tables = Vec::new();
+    for pipeline in &project.pipelines {
+        let steps = loaded.get(&pipeline.name).map(Vec::as_slice).unwrap_or_default();
+        for (name, output) in &pipeline.outputs {
+            if let Output::Cassandra(table) = output {
+                let fields = if steps.len() == pipeline.steps.len() { startup::fields_set(name, steps) } else { &[] };
+                tables.push(TableCheck { pipeline: &pipeline.name, output_name: name, output: table, fields });
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut problems = runtime.block_on(async {
+        let mut problems = kafka::check(&project).await;
+        if let Some(connection) = project.settings.cassandra.as_ref().filter(|_| !tables.is_empty()) {
+            problems.extend(cassandra::check(connection, &tables).await);
+        }
+        problems
+    });
+    runtime.shutdown_background();
+    problems = problems.into_iter().map(|problem| project.place(problem)).collect();
+    Ok(problems)
 }
 
 /// What was found, and what would run.
@@ -80,11 +111,7 @@ struct StepReport {
 }
 
 impl Report {
-    fn of(
-        reading: &Reading,
-        problems: Vec<Problem>,
-        transforms: &BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>,
-    ) -> Self {
+    fn of(reading: &Reading, problems: Vec<Problem>, transforms: &Loaded) -> Self {
         let is_wrong = |pipeline: &Pipeline| {
             problems.iter().any(|problem| problem.is_error() && problem.pipeline.as_deref() == Some(&pipeline.name))
         };
@@ -169,23 +196,5 @@ fn destination(output: &Output) -> String {
         Output::Cassandra(table) => format!("cassandra {}", table.table),
         Output::Sqlite(table) => format!("sqlite {}", table.table),
         Output::Discard => "nowhere".to_owned(),
-    }
-}
-
-mod online {
-    //! What Kafka and Cassandra say.
-
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    use super::super::Failure;
-    use crate::config::{Problem, Reading};
-    use crate::plugin::WasmTransform;
-
-    pub(super) fn problems(
-        _reading: &Reading,
-        _transforms: &BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>,
-    ) -> Result<Vec<Problem>, Failure> {
-        Ok(Vec::new())
     }
 }

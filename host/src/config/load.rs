@@ -30,6 +30,19 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The pipelines that could be read whole, as a project: for questions to brokers and databases.
+    #[must_use]
+    pub fn valid_part(&self) -> Project {
+        Project {
+            dir: self.dir.clone(),
+            settings: self.settings.clone(),
+            pipelines: self.drafts.iter().filter_map(|draft| draft.pipeline.clone()).collect(),
+            positions: self.positions.clone(),
+            warnings: Vec::new(),
+            mask: self.mask.clone(),
+        }
+    }
+
     /// The project, if nothing is wrong with it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::document::{Table, Value, list};
-use super::settings::{CONSISTENCIES, PRODUCER_RESERVED, properties};
+use super::settings::{CONSISTENCIES, properties};
 use super::suggest::nearest;
 use super::values::{choice, duration, path_within, timestamp_us, topic};
 use super::{CreateTable, DeadLetterSettings, KafkaOutput, Output, TableOutput, Tombstones};
@@ -102,7 +102,7 @@ fn kafka(table: &mut Table<'_>) -> Option<KafkaOutput> {
     let topic = table.required("topic", "the topic to write to, like `shop.alerts`", topic);
     let choices = PARTITIONERS.map(|name| (name, name.to_owned()));
     let partitioner = table.optional("partitioner", |value| choice(value, &choices));
-    let properties = table.optional("properties", |value| properties(value, &PRODUCER_RESERVED));
+    let properties = table.optional("properties", properties);
     Some(KafkaOutput {
         topic: topic?,
         partitioner: partitioner.unwrap_or_else(|| PARTITIONER_DEFAULT.to_owned()),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::document::{Document, Table, Value, text_entries};
 use super::values::{boolean, choice, duration, file, path_within, size};
 use super::{CassandraConnection, Consistency, KafkaConnection, LogSettings, Secret, Settings, Tls};
+use crate::kafka::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault};
 
 /// Where the admin interface listens, where nobody says otherwise.
 pub(super) const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8787);
@@ -200,7 +201,7 @@ fn kafka(table: &mut Table<'_>) -> Option<KafkaConnection> {
     let brokers = table.required("brokers", "host:port, several with commas, like `127.0.0.1:9092`", |value| {
         addresses(value, "host:port, like `127.0.0.1:9092`").map(|all| all.join(","))
     });
-    let properties = table.optional("properties", |value| properties(value, &CONNECTION_RESERVED));
+    let properties = table.optional("properties", properties);
     Some(KafkaConnection { brokers: brokers?, properties: properties.unwrap_or_default() })
 }
 
@@ -329,42 +330,43 @@ fn is_address(text: &str) -> bool {
     is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-/// Settings of librdkafka that are ours to set, and why.
-pub(super) type Reserved = [(&'static str, &'static str)];
-
-const CONNECTION_RESERVED: [(&str, &str); 9] = [
-    ("bootstrap.servers", "write it as `brokers:`"),
-    ("metadata.broker.list", "write it as `brokers:`"),
-    ("group.id", "write it as `group:` in the pipeline's `source: kafka:`"),
-    ("client.id", "Pelton gives each client an id of its own"),
-    ("enable.auto.commit", "Pelton commits what is durable, and nothing else"),
-    ("enable.auto.offset.store", "Pelton commits what is durable, and nothing else"),
-    ("auto.offset.reset", "write it as `start:` in the pipeline's `source: kafka:`"),
-    ("partition.assignment.strategy", "Pelton uses cooperative-sticky"),
-    ("isolation.level", "Pelton reads what is committed"),
-];
-
-/// Settings of a producer that are ours to set, and why.
-pub(super) const PRODUCER_RESERVED: [(&str, &str); 7] = [
+/// Settings of librdkafka that stand elsewhere, and where.
+const PROPERTY_HOMES: [(&str, &str); 5] = [
     ("bootstrap.servers", "write it as `kafka: brokers:` in pelton.yaml"),
-    ("client.id", "Pelton gives each client an id of its own"),
-    ("enable.idempotence", "Pelton's producer is always idempotent"),
-    ("acks", "Pelton waits for all in-sync replicas"),
-    ("request.required.acks", "Pelton waits for all in-sync replicas"),
-    ("partitioner", "write it as `partitioner:` beside `topic:`"),
-    ("transactional.id", "Pelton does not write in transactions"),
+    ("metadata.broker.list", "write it as `kafka: brokers:` in pelton.yaml"),
+    ("group.id", "write it as `group:` in the pipeline's `source: kafka:`"),
+    ("auto.offset.reset", "write it as `start:` in the pipeline's `source: kafka:`"),
+    ("partitioner", "write it as `partitioner:` beside the output's `topic:`"),
 ];
 
 /// Settings of librdkafka that pass through. Their text never shows.
-pub(super) fn properties(value: &Value<'_>, reserved: &Reserved) -> Option<BTreeMap<String, Secret>> {
+pub(super) fn properties(value: &Value<'_>) -> Option<BTreeMap<String, Secret>> {
     let mut properties = BTreeMap::new();
     for (key, (text, at)) in text_entries(value, "librdkafka's settings, like `security.protocol: SASL_SSL`") {
-        if let Some((_, why)) = reserved.iter().find(|(name, _)| *name == key) {
-            at.document.problem(at.key_place, &at.path, format!("`{key}` cannot be set here"), *why);
+        let document = at.document;
+        let is_ours = |own: &[&str]| own.contains(&key.as_str());
+        if is_ours(OWN_CONSUMER_PROPERTIES) || is_ours(OWN_PRODUCER_PROPERTIES) {
+            let home = PROPERTY_HOMES.iter().find(|(name, _)| *name == key);
+            let remedy =
+                home.map_or("remove it: Pelton sets it itself, and its promises rest on that", |(_, home)| home);
+            document.problem(at.key_place, &at.path, format!("`{key}` cannot be set here"), remedy);
             continue;
         }
-        if key.ends_with("password") || key.ends_with("secret") || key.ends_with(".pem") && key.contains("key") {
-            warn_plain(&at, &key);
+        let is_secret = key.ends_with("password") || key.ends_with("secret") || key.ends_with("key.pem");
+        match property_fault(&key, &text) {
+            Some(PropertyFault::Unknown) => {
+                let remedy = "see CONFIGURATION.md of librdkafka for the names";
+                document.problem(at.key_place, &at.path, format!("librdkafka has no setting `{key}`"), remedy);
+            }
+            Some(PropertyFault::Invalid(message)) => {
+                let found = match is_secret || at.is_substituted() {
+                    true => format!("librdkafka does not take this value for `{key}`"),
+                    false => message,
+                };
+                at.problem(found, "see CONFIGURATION.md of librdkafka for its values");
+            }
+            None if is_secret => warn_plain(&at, &key),
+            None => {}
         }
         properties.insert(key, Secret::new(text));
     }

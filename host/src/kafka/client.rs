@@ -12,6 +12,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::config::{KafkaConnection, Secret};
 use crate::pipeline::SourceError;
@@ -66,6 +67,28 @@ pub const OWN_PRODUCER_PROPERTIES: &[&str] = &[
 #[must_use]
 pub fn refused_properties<'p>(properties: &'p BTreeMap<String, Secret>, own: &[&str]) -> Vec<&'p str> {
     properties.keys().map(String::as_str).filter(|name| own.contains(name)).collect()
+}
+
+/// What is wrong with one of librdkafka's settings by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PropertyFault {
+    /// There is no setting of that name.
+    Unknown,
+    /// It does not take that value; in the client's words, which may repeat the value.
+    Invalid(String),
+}
+
+/// Asks librdkafka whether it has such a setting, and whether it takes the value. Opens nothing.
+#[must_use]
+pub fn property_fault(name: &str, value: &str) -> Option<PropertyFault> {
+    let mut config = ClientConfig::new();
+    config.set(name, value);
+    match config.create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(PropertyFault::Unknown),
+        Err(KafkaError::ClientConfig(_, message, ..)) => Some(PropertyFault::Invalid(message)),
+        Err(error) => Some(PropertyFault::Invalid(error.to_string())),
+    }
 }
 
 /// Settings of any client: where the brokers are, and how to speak to them.

@@ -31,7 +31,7 @@ mod stats;
 
 pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
 pub use check::check;
-pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, refused_properties};
+pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
 pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
 pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};
 pub use sink::KafkaSink;

@@ -24,17 +24,25 @@ fn repository() -> PathBuf {
 /// Encodes a guest: its text, and the world that it names, or `transform`.
 pub(crate) fn component(guest: &str) -> Vec<u8> {
     let dir = guests_dir();
-    let part = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
-    let text = part(&format!("{guest}/guest.wat"))
-        .replace(";; @memory", &part("memory.wat"))
-        .replace(";; @configure", &part("configure.wat"));
-    let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{guest}: {error}"));
+    let text = complete(&std::fs::read_to_string(dir.join(guest).join("guest.wat")).unwrap());
+    let world_file = dir.join(guest).join("world.wit");
+    encode(guest, &text, world_file.exists().then_some(world_file.as_path()))
+}
+
+/// The text of a guest with its common parts.
+pub(crate) fn complete(text: &str) -> String {
+    let part = |name: &str| std::fs::read_to_string(guests_dir().join(name)).unwrap();
+    text.replace(";; @memory", &part("memory.wat")).replace(";; @configure", &part("configure.wat"))
+}
+
+/// Encodes a guest from its text, for the world in a file, or `transform`.
+pub(crate) fn encode(guest: &str, text: &str, world_file: Option<&Path>) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{guest}: {error}"));
     let mut resolve = wit_parser::Resolve::default();
     let (own, _) = resolve.push_path(repository().join("wit")).unwrap();
-    let world_file = dir.join(guest).join("world.wit");
-    let world = if world_file.exists() {
-        let text = std::fs::read_to_string(&world_file).unwrap();
-        let package = resolve.push_str(&world_file, &text).unwrap_or_else(|error| panic!("{guest}: {error:#}"));
+    let world = if let Some(world_file) = world_file {
+        let text = std::fs::read_to_string(world_file).unwrap();
+        let package = resolve.push_str(world_file, &text).unwrap_or_else(|error| panic!("{guest}: {error:#}"));
         resolve.select_world(&[package], Some("guest")).unwrap()
     } else {
         resolve.select_world(&[own], Some("transform")).unwrap()
