@@ -1,3 +1,5 @@
-//! The tests that need more than one room: one suite over every sink and source, and the beds it runs on.
+//! The tests that need more than one room: one suite over every sink and source, the beds it runs on, and where real
+//! services answer.
 
 pub mod conformance;
+pub mod services;

@@ -1,3 +1,5 @@
+//! The admin interface over real HTTP, with a supervisor that knows one pipeline.
+
 use tokio::task::spawn_blocking;
 
 use super::client::{AdminClient, ClientError};

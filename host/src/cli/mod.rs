@@ -119,6 +119,12 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
+/// The command line as clap knows it: for tests that hold what the papers say against it.
+#[must_use]
+pub fn command() -> clap::Command {
+    <CommandLine as clap::CommandFactory>::command()
+}
+
 /// Reads the command line, runs the verb, prints its error.
 #[must_use]
 pub fn main() -> ExitCode {

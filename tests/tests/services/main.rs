@@ -6,3 +6,4 @@ mod cassandra_support;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_support;
+mod present;
