@@ -8,12 +8,15 @@
 //! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
 
 mod check;
+mod daemon_address;
+mod pause;
 mod plugin;
 mod plugin_build;
 mod plugin_inspect;
 mod plugin_new;
 mod plugin_test;
 mod run;
+mod status;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -46,6 +49,12 @@ enum Verb {
     Run(run::Args),
     /// Find every mistake in a project before it runs
     Check(check::Args),
+    /// Print what a running daemon is doing: pipelines, partitions, lag, rates, dead letters
+    Status(status::Args),
+    /// Let a pipeline finish what is under way, commit, and stand still
+    Pause(pause::Args),
+    /// Let a paused pipeline read on
+    Resume(pause::Args),
     /// Make, build, test and look into plugins
     #[command(subcommand)]
     Plugin(plugin::Verb),
@@ -55,6 +64,9 @@ fn dispatch(verb: Verb) -> Outcome {
     match verb {
         Verb::Run(args) => run::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Pause(args) => pause::pause(args),
+        Verb::Resume(args) => pause::resume(args),
         Verb::Plugin(verb) => plugin::run(verb),
     }
 }
