@@ -9,6 +9,7 @@
 
 mod check;
 mod daemon_address;
+mod demo;
 mod pause;
 mod plugin;
 mod plugin_build;
@@ -45,6 +46,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// See records flow: a shop's events through an embedded broker and a plugin into a table, and a reckoning
+    Demo(demo::Args),
     /// Run the pipelines of a project until SIGTERM or SIGINT
     Run(run::Args),
     /// Find every mistake in a project before it runs
@@ -62,6 +65,7 @@ enum Verb {
 
 fn dispatch(verb: Verb) -> Outcome {
     match verb {
+        Verb::Demo(args) => demo::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Status(args) => status::run(args),

@@ -25,6 +25,8 @@ pub struct Event {
     pub timestamp_ms: i64,
     /// What should become of it.
     pub fate: Fate,
+    /// It came soon after it happened, and would have the same fate a little later.
+    is_fresh: bool,
 }
 
 /// The header that tells records apart.
@@ -221,13 +223,14 @@ impl Generator {
         if let Some(reason) = reason {
             json["reason"] = reason.into();
         }
-        self.plain(&id, Some(json), self.rules.progress(&id, kind, ts, reason))
+        let fate = self.rules.progress(&id, kind, (ts, now_ms), reason);
+        Event { is_fresh: hours_late == 0, ..self.plain(&id, Some(json), fate) }
     }
 
     /// An event that comes a second time, byte for byte.
     fn again(&mut self, now_ms: i64) -> Event {
         // What was nearly too late may be too late now.
-        let recent = self.recent.iter().filter(|event| event.fate != Fate::Skipped("too_late"));
+        let recent = self.recent.iter().filter(|event| event.is_fresh);
         match recent.collect::<Vec<_>>().choose(&mut self.rng) {
             Some(event) => (*event).clone(),
             None => self.created(now_ms),
@@ -245,7 +248,7 @@ impl Generator {
         let mut order = self.order(now_ms);
         order.ts = now_ms - self.rules.late_after_ms - self.rng.random_range(HOUR_MS..240 * HOUR_MS);
         let json = self.order_json(&order);
-        self.plain(&order.id, Some(Value::Object(json)), Fate::Skipped("too_late"))
+        Event { is_fresh: false, ..self.plain(&order.id, Some(Value::Object(json)), Fate::Skipped("too_late")) }
     }
 
     /// A null value deletes the row that its key names.
@@ -352,7 +355,7 @@ impl Generator {
 
     fn raw(&self, key: &str, value: &[u8], code: &'static str) -> Event {
         let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.to_vec()));
-        Event { id: 0, key, value, timestamp_ms: 0, fate: Fate::DeadLetter(code) }
+        Event { id: 0, key, value, timestamp_ms: 0, fate: Fate::DeadLetter(code), is_fresh: true }
     }
 
     fn plain(&mut self, key: &str, value: Option<Value>, fate: Fate) -> Event {
@@ -365,7 +368,7 @@ impl Generator {
             text.into_bytes()
         });
         let key = (!key.is_empty()).then(|| key.as_bytes().to_vec());
-        Event { id: 0, key, value, timestamp_ms: 0, fate }
+        Event { id: 0, key, value, timestamp_ms: 0, fate, is_fresh: true }
     }
 
     fn remember(&mut self, id: &str) {

@@ -78,7 +78,7 @@ impl Expected {
 }
 
 /// What was read back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Found {
     /// The table, by order.
     pub rows: BTreeMap<String, Columns>,

@@ -135,9 +135,12 @@ impl Rules {
         Fate::Row { order_id: order.id.clone(), cells, alert: total_eur > self.alert_above_eur }
     }
 
-    /// A `paid`, `shipped`, `cancelled` or `erased` event.
+    /// A `paid`, `shipped`, `cancelled` or `erased` event that happened at the first time and came at the second.
     #[must_use]
-    pub fn progress(&self, order_id: &str, kind: &'static str, ts: i64, reason: Option<&str>) -> Fate {
+    pub fn progress(&self, order_id: &str, kind: &'static str, (ts, now_ms): (i64, i64), reason: Option<&str>) -> Fate {
+        if now_ms - ts > self.late_after_ms {
+            return Fate::Skipped("too_late");
+        }
         let order_id = order_id.to_owned();
         let column = match kind {
             "paid" => "paid_at",

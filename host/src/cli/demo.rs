@@ -1,0 +1,295 @@
+//! `pelton demo`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Outcome, note, say, say_json};
+use crate::config::LogSettings;
+use crate::demo::{self, Directory, Options, Part, Progress, Reconciliation, Summary};
+
+/// Events a second, and where there is no end (what should be in the stores is kept in memory).
+const RATE: u32 = 2_000;
+const RATE_FOREVER: u32 = 200;
+/// How often a plain line is written where there is no terminal.
+const PLAIN_LINE: Duration = Duration::from_secs(5);
+
+const AFTER_HELP: &str = "\
+What it does: starts a Kafka-protocol broker inside this process, writes a shop's events to it (messy ones too),
+runs the daemon on a project with the plugin shop-orders, and then reads back the table, the alerts and the dead
+letters, and compares: every id where it belongs, every row's final values right, filtered ids nowhere.
+
+  pelton demo --keep shop     leaves the project in shop/
+  pelton demo shop            runs what is there now, with your changes, against new events
+  pelton run shop             runs it against a real broker: PELTON_BROKERS=host:9092
+
+It knows the outcome as long as the plugin is the one it came with; the step's `config:` may be changed. With another
+plugin or pipeline it shows what the stores hold, and compares nothing.";
+
+/// Arguments of `pelton demo`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// Run the project in this directory, which an earlier `--keep` wrote
+    #[arg(conflicts_with = "keep")]
+    dir: Option<PathBuf>,
+    /// How long events are produced
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Go on until ctrl-C, at 200 events a second unless told otherwise
+    #[arg(long, conflicts_with = "seconds")]
+    forever: bool,
+    /// Events a second [default: 2000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+    /// The same seed makes the same events, but for their times
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Write the project to this new directory and leave it there
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the demo; exit code 1 where the stores are not as they should be.
+pub(super) fn run(args: Args) -> Outcome {
+    let directory = match (args.dir, args.keep) {
+        (Some(dir), _) => Directory::Existing(dir),
+        (None, Some(dir)) => Directory::Keep(dir),
+        (None, None) => Directory::Temporary,
+    };
+    let options = Options {
+        seed: args.seed,
+        length: (!args.forever).then(|| Duration::from_secs(args.seconds)),
+        rate: args.rate.unwrap_or(if args.forever { RATE_FOREVER } else { RATE }),
+        directory,
+    };
+    // What the daemon has to say would run through the live line; RUST_LOG shows more.
+    crate::telemetry::init_logging(&LogSettings { json: false, level: "error".into() })?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let summary = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let interrupt = tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stopping.cancel();
+            }
+        });
+        let mut live = Live::new(options.length);
+        let summary = demo::run(&options, &stop, |progress| live.show(progress)).await;
+        live.end();
+        interrupt.abort();
+        summary
+    })?;
+    if args.json {
+        say_json(&summary)?;
+    } else {
+        print(&summary, &options.directory);
+    }
+    Ok(if summary.matches == Some(false) { Exit::Failed } else { Exit::Success })
+}
+
+/// The live line.
+struct Live {
+    bar: Option<ProgressBar>,
+    said: Option<(Duration, Option<String>)>,
+    length: Option<Duration>,
+}
+
+impl Live {
+    fn new(length: Option<Duration>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant");
+            bar.set_style(style);
+            bar
+        });
+        Self { bar, said: None, length }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let text = line(progress, self.length);
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+            bar.tick();
+            return;
+        }
+        let due = match &self.said {
+            None => true,
+            Some((at, said)) => progress.elapsed >= *at + PLAIN_LINE || *said != progress.note,
+        };
+        if due {
+            self.said = Some((progress.elapsed, progress.note.clone()));
+            note(text);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(progress: &Progress, length: Option<Duration>) -> String {
+    if let (Some(note), 0) = (&progress.note, progress.events) {
+        return format!("{note} …");
+    }
+    let of = length.map_or_else(String::new, |length| format!(" of {} s", length.as_secs()));
+    let latency = match progress.latency_ms {
+        Some((middle, slowest)) => format!("{middle} ms (99 of 100 within {slowest} ms)"),
+        None => "–".into(),
+    };
+    let note = progress.note.as_ref().map_or_else(String::new, |note| format!("   {note}"));
+    format!(
+        "{:5.1} s{of}   {} events   {:.0}/s   latency {latency}   {} alerts   {} dead letters   {} under way{note}",
+        progress.elapsed.as_secs_f64(),
+        grouped(progress.events),
+        progress.per_second,
+        grouped(progress.alerts),
+        grouped(progress.dead_letters),
+        grouped(progress.lag),
+    )
+}
+
+fn print(summary: &Summary, directory: &Directory) {
+    say(format_args!(
+        "{} events in {:.1} s ({}/s), seed {}{}",
+        grouped(summary.events),
+        summary.seconds,
+        grouped(summary.events_per_second as u64),
+        summary.seed,
+        match (summary.latency_p50_ms, summary.latency_p99_ms) {
+            (Some(middle), Some(slowest)) =>
+                format!("; from record to topic in {middle} ms, 99 of 100 within {slowest} ms"),
+            _ => String::new(),
+        }
+    ));
+    match &summary.reconciliation {
+        Some(result) => print_reconciliation(result),
+        None => {
+            let why = summary.not_compared_because.as_deref().unwrap_or("nobody knows what should be there");
+            say("");
+            say(format_args!("Read back from the stores: {} rows, {} alerts", summary.seen.rows, summary.seen.alerts));
+            for (code, count) in &summary.seen.dead_letters {
+                say(format_args!("  {:<28}{:>10} dead letters", code, grouped(*count)));
+            }
+            say(format_args!("Not compared with anything: {why}."));
+        }
+    }
+    closing_words(directory);
+}
+
+fn print_reconciliation(result: &Reconciliation) {
+    say("");
+    say(format_args!("{:<30}{:>10}{:>10}   read back from", "", "expected", "found"));
+    let row = |name: &str, part: &Part, store: &str| {
+        let mut wrong = Vec::new();
+        for (count, what) in [(part.missing, "missing"), (part.unexpected, "unexpected"), (part.wrong, "wrong")] {
+            if count > 0 {
+                wrong.push(format!("{} {what}", grouped(count)));
+            }
+        }
+        let wrong = if wrong.is_empty() { String::new() } else { format!("   <- {}", wrong.join(", ")) };
+        say(format_args!("{name:<30}{:>10}{:>10}   {store}{wrong}", grouped(part.expected), grouped(part.found)));
+    };
+    row("rows, with their final values", &result.orders, "the table");
+    row("alerts", &result.alerts, "the topic of alerts");
+    for (code, part) in &result.dead_letters {
+        row(&format!("  {code}"), part, "the topic of dead letters");
+    }
+    let nowhere = |part: &Part| Part { found: part.unexpected, ..part.clone() };
+    say(format_args!(
+        "{:<30}{:>10}{:>10}   nowhere",
+        "filtered",
+        grouped(result.filtered.expected),
+        grouped(nowhere(&result.filtered).found)
+    ));
+    say(format_args!(
+        "{:<30}{:>10}{:>10}   nowhere",
+        "skipped: too late",
+        grouped(result.skipped.expected),
+        grouped(nowhere(&result.skipped).found)
+    ));
+    if result.repeats > 0 {
+        say(format_args!(
+            "{} records came to a topic more than once, as at-least-once allows.",
+            grouped(result.repeats)
+        ));
+    }
+    say("");
+    if result.matches {
+        say("Everything is where it belongs, every value is right, and nothing else is there.");
+        return;
+    }
+    say(format_args!("{} differences:", grouped(result.differences_total)));
+    for difference in &result.differences {
+        say(format_args!("  {difference}"));
+    }
+}
+
+fn closing_words(directory: &Directory) {
+    say("");
+    match directory {
+        Directory::Temporary => {
+            say("Next: `pelton demo --keep shop` leaves the project in shop/, for you to change and run again.");
+        }
+        Directory::Keep(dir) | Directory::Existing(dir) => {
+            let dir = dir.display();
+            say(format_args!("The project is in {dir}/. Next:"));
+            say(format_args!("  change `vat_percent` in {dir}/pipelines/orders.yaml, then `pelton demo {dir}`"));
+            say(format_args!("  put a plugin of your own into {dir}/plugins/, name it in the pipeline, and the same"));
+            say(format_args!("  look into the table: sqlite3 {dir}/shop.db 'SELECT * FROM orders LIMIT 5'"));
+            say(format_args!("  with a real broker: PELTON_BROKERS=host:9092 pelton run {dir}"));
+        }
+    }
+}
+
+/// `12345` as `12,345`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_live_line_says_what_matters() {
+        let progress = Progress {
+            elapsed: Duration::from_millis(12_340),
+            events: 24_680,
+            per_second: 1999.6,
+            latency_ms: Some((12, 40)),
+            alerts: 310,
+            dead_letters: 2_960,
+            lag: 35,
+            note: None,
+        };
+        assert_eq!(
+            line(&progress, Some(Duration::from_secs(30))),
+            " 12.3 s of 30 s   24,680 events   2000/s   latency 12 ms (99 of 100 within 40 ms)   310 alerts   \
+             2,960 dead letters   35 under way"
+        );
+        let waiting = Progress { note: Some("the pipeline joins its group".into()), ..Progress::default() };
+        assert_eq!(line(&waiting, None), "the pipeline joins its group …");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,483 @@
+//! One demo from its start to its reckoning.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use serde::Serialize;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::events::{Event, Generator, ID_HEADER};
+use super::project::{self, Directory, Known, Role};
+use super::reconcile::{Expected, Found, Reconciliation, reconcile};
+use super::stores::{self, Tail, lock};
+use super::{DemoError, Rules};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{KafkaConnection, KafkaOutput};
+use crate::daemon::Daemon;
+use crate::kafka::{EmbeddedBroker, KafkaSink};
+use crate::pipeline::{Pending, Sink};
+use crate::record::{Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime, push_header};
+use crate::status::{PipelineState, StatusBoard};
+
+/// Partitions of the topic of events.
+const PARTITIONS: i32 = 4;
+/// How often events are produced.
+const TICK: Duration = Duration::from_millis(10);
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(250);
+/// Events that may be under way. The embedded broker drops in silence what is more than 5 MiB of a partition ahead of
+/// its readers: even if all of these fell into one partition they would stay below.
+const LEAD_MAX: u64 = 4_000;
+/// How long the pipelines may take to get their partitions.
+const JOIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the line may stand still at the end before what is missing counts as lost.
+const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a demo should be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The same events from the same seed, but for their times.
+    pub seed: u64,
+    /// How long events are produced; none: until stopped.
+    pub length: Option<Duration>,
+    /// Events a second.
+    pub rate: u32,
+    /// Where the project is.
+    pub directory: Directory,
+}
+
+/// How a demo is going.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Since the first event.
+    pub elapsed: Duration,
+    /// Events that are durable or decided.
+    pub events: u64,
+    /// Of those, a second, lately.
+    pub per_second: f64,
+    /// From a record's birth until it was read back from a topic, milliseconds: the middle and the 99th of a hundred.
+    pub latency_ms: Option<(i64, i64)>,
+    /// Alerts read back.
+    pub alerts: u64,
+    /// Dead letters read back.
+    pub dead_letters: u64,
+    /// Events under way.
+    pub lag: u64,
+    /// Why nothing moves, if so; or what is being waited for.
+    pub note: Option<String>,
+}
+
+/// What was seen in the stores.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// Rows of the table.
+    pub rows: u64,
+    /// Records in topics of outputs.
+    pub alerts: u64,
+    /// Dead letters, by code.
+    pub dead_letters: BTreeMap<String, u64>,
+}
+
+/// How a demo went.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Whether everything is where it belongs; absent where nobody knows where that is.
+    pub matches: Option<bool>,
+    /// The seed.
+    pub seed: u64,
+    /// How long events were produced.
+    pub seconds: f64,
+    /// Events that were produced.
+    pub events: u64,
+    /// Events a second.
+    pub events_per_second: f64,
+    /// From a record's birth until it was read back from a topic: the middle.
+    pub latency_p50_ms: Option<i64>,
+    /// The same: 99 of 100 are quicker.
+    pub latency_p99_ms: Option<i64>,
+    /// What was seen in the stores.
+    pub seen: Seen,
+    /// The comparison with what should be there.
+    pub reconciliation: Option<Reconciliation>,
+    /// Why there is none.
+    pub not_compared_because: Option<String>,
+    /// The project, where it stays.
+    pub directory: Option<PathBuf>,
+}
+
+/// Runs a demo. `stop` ends it early; it is reckoned all the same.
+///
+/// # Errors
+/// Where it cannot start, or the line stands still for good.
+pub async fn run(
+    options: &Options,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(&Progress),
+) -> Result<Summary, DemoError> {
+    // Gone when this function returns.
+    let temporary = tempfile::Builder::new()
+        .prefix("pelton-demo-")
+        .tempdir()
+        .map_err(|error| project::unusable(&std::env::temp_dir(), error))?;
+    let (dir, kept) = match &options.directory {
+        Directory::Temporary => (temporary.path().to_owned(), None),
+        Directory::Keep(dir) | Directory::Existing(dir) => (dir.clone(), Some(dir.clone())),
+    };
+    if !matches!(options.directory, Directory::Existing(_)) {
+        project::write(&dir)?;
+    }
+    tell(&Progress { note: Some("the plugins are compiled".into()), ..Progress::default() });
+    let mut ready = project::read(&dir).await?;
+    let Some(known) = project::known(&ready.project) else {
+        return Err(project::unusable(&dir, "it has no pipeline"));
+    };
+    let roles = project::topics(&ready.project);
+    let broker = start_broker(&roles)?;
+    let connection = broker.connection();
+    let settings = &mut ready.project.settings;
+    settings.kafka = Some(connection.clone());
+    settings.admin = free_or_any(settings.admin);
+    let tables = settings.sqlite.clone();
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let seen = Arc::default();
+    let mut tails = Vec::new();
+    for (topic, role) in roles.iter().filter(|(_, role)| **role != Role::Events) {
+        tails.push(Tail::open(&connection, topic, *role, &seen, &clock).await?);
+    }
+    let daemon = Daemon::start(ready).await?;
+    let run = format!("{:x}", clock.now_ms() / 1000);
+    let mut shop = Shop::open(&connection, &known, options, &run, daemon.board().clone(), &seen).await?;
+    let outcome = shop.trade(options.length, stop, &*clock, &mut tell).await;
+    daemon.shut_down().await;
+    for tail in tails {
+        tail.close().await;
+    }
+    outcome?;
+    let found = shop.found(tables.as_deref(), &run)?;
+    drop(broker);
+    Ok(shop.summary(options.seed, &found, kept))
+}
+
+fn start_broker(roles: &BTreeMap<String, Role>) -> Result<EmbeddedBroker, DemoError> {
+    let topics: Vec<_> = roles
+        .iter()
+        .map(|(topic, role)| (topic.as_str(), if *role == Role::Events { PARTITIONS } else { 1 }))
+        .collect();
+    Ok(EmbeddedBroker::start(&topics)?)
+}
+
+/// The address, or another port where somebody listens there already: two demos may run at once.
+fn free_or_any(address: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => address,
+        Err(_) => SocketAddr::new(address.ip(), 0),
+    }
+}
+
+/// The producing end, and what it knows.
+struct Shop {
+    generator: Generator,
+    expected: Expected,
+    /// Why the expectation means nothing, if so.
+    unknown: Option<String>,
+    topic: String,
+    table: Option<String>,
+    sink: KafkaSink,
+    under_way: FuturesUnordered<Pending>,
+    board: StatusBoard,
+    seen: Arc<Mutex<stores::Seen>>,
+    rate: u32,
+    produced: u64,
+    traded: Duration,
+    /// Earlier moments and how many events were done by then.
+    history: std::collections::VecDeque<(Instant, u64)>,
+}
+
+impl Shop {
+    async fn open(
+        connection: &KafkaConnection,
+        known: &Known,
+        options: &Options,
+        run: &str,
+        board: StatusBoard,
+        seen: &Arc<Mutex<stores::Seen>>,
+    ) -> Result<Self, DemoError> {
+        let output = KafkaOutput {
+            topic: known.topic.clone(),
+            partitioner: "murmur2_random".into(),
+            properties: BTreeMap::new(),
+        };
+        let (rules, unknown) = match &known.rules {
+            Ok(rules) => (rules.clone(), None),
+            Err(reason) => (Rules::default(), Some(reason.clone())),
+        };
+        Ok(Self {
+            generator: Generator::new(options.seed, run, rules),
+            expected: Expected::default(),
+            unknown,
+            topic: known.topic.clone(),
+            table: known.table.clone(),
+            sink: KafkaSink::open(connection, &output).await?,
+            under_way: FuturesUnordered::new(),
+            board,
+            seen: Arc::clone(seen),
+            rate: options.rate,
+            produced: 0,
+            traded: Duration::ZERO,
+            history: std::collections::VecDeque::new(),
+        })
+    }
+
+    /// From the first event until the last one is durable or decided, and what it left can be read back.
+    async fn trade(
+        &mut self,
+        length: Option<Duration>,
+        stop: &CancellationToken,
+        clock: &dyn Clock,
+        tell: &mut impl FnMut(&Progress),
+    ) -> Result<(), DemoError> {
+        self.until_joined(stop, tell).await?;
+        self.produce(length, stop, clock, tell).await?;
+        self.until_handled(tell).await?;
+        self.until_read_back().await;
+        match lock(&self.seen).failed.take() {
+            Some(reason) => Err(DemoError::Stuck(format!("a topic cannot be read back: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    async fn until_joined(
+        &mut self,
+        stop: &CancellationToken,
+        tell: &mut impl FnMut(&Progress),
+    ) -> Result<(), DemoError> {
+        let joined = async {
+            while self.partitions() < PARTITIONS as usize {
+                self.check()?;
+                tell(&Progress { note: Some("the pipeline joins its group".into()), ..Progress::default() });
+                sleep(PROGRESS).await;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            joined = timeout(JOIN_LIMIT, joined) => joined.unwrap_or_else(|_| {
+                Err(DemoError::Stuck(format!("the pipeline did not get its partitions within {JOIN_LIMIT:?}")))
+            }),
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+
+    async fn produce(
+        &mut self,
+        length: Option<Duration>,
+        stop: &CancellationToken,
+        clock: &dyn Clock,
+        tell: &mut impl FnMut(&Progress),
+    ) -> Result<(), DemoError> {
+        let began = Instant::now();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (mut told, mut due) = (began, 0.0_f64);
+        let mut last = began;
+        while !stop.is_cancelled() && length.is_none_or(|length| began.elapsed() < length) {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => break,
+            }
+            // What back-pressure held back is not caught up on: a shop has no more customers for it.
+            due = (due + last.elapsed().as_secs_f64() * f64::from(self.rate)).min(f64::from(self.rate) / 4.0 + 1.0);
+            last = Instant::now();
+            let room = LEAD_MAX.saturating_sub(self.produced - self.handled());
+            let count = (due as u64).min(room);
+            due -= count as f64;
+            if count > 0 {
+                self.send(count, clock.now_ms()).await;
+            }
+            self.collect()?;
+            if told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                self.check()?;
+                let progress = self.progress(began.elapsed(), None);
+                tell(&progress);
+            }
+        }
+        self.traded = began.elapsed();
+        Ok(())
+    }
+
+    async fn send(&mut self, count: u64, now_ms: i64) {
+        let events: Vec<_> = (0..count).map(|_| self.generator.next(now_ms)).collect();
+        events.iter().for_each(|event| self.expected.add(event));
+        self.produced += count;
+        let answer = self.sink.write(batch(&self.topic, &events)).await;
+        self.under_way.push(answer);
+    }
+
+    /// Takes the broker's answers that are there already.
+    fn collect(&mut self) -> Result<(), DemoError> {
+        while let Some(Some(written)) = futures::FutureExt::now_or_never(self.under_way.next()) {
+            if let Some(failure) = written.failures.first() {
+                return Err(DemoError::Stuck(format!("the broker refused an event: {}", failure.message)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn until_handled(&mut self, tell: &mut impl FnMut(&Progress)) -> Result<(), DemoError> {
+        let (mut handled, mut moved) = (self.handled(), Instant::now());
+        while handled < self.produced {
+            sleep(TICK).await;
+            self.collect()?;
+            self.check()?;
+            let now = self.handled();
+            if now > handled {
+                (handled, moved) = (now, Instant::now());
+            } else if moved.elapsed() > STANDSTILL_LIMIT {
+                // The reckoning will name what is missing.
+                return Ok(());
+            }
+            let progress = self.progress(self.traded, Some("the last events are on their way".into()));
+            tell(&progress);
+        }
+        Ok(())
+    }
+
+    /// Everything is durable; only the readers may be behind.
+    async fn until_read_back(&self) {
+        let (mut records, mut moved) = (0, Instant::now());
+        loop {
+            let now = {
+                let seen = lock(&self.seen);
+                if seen.failed.is_some() || (self.unknown.is_none() && self.expected.topics_are_complete(&seen.found)) {
+                    return;
+                }
+                seen.records
+            };
+            if now > records {
+                (records, moved) = (now, Instant::now());
+            }
+            // Where nobody knows how much there should be, silence is the end.
+            let silence = if self.unknown.is_none() { STANDSTILL_LIMIT } else { Duration::from_secs(2) };
+            if moved.elapsed() > silence {
+                return;
+            }
+            sleep(TICK).await;
+        }
+    }
+
+    /// Events that are durable or decided: what the pipeline has committed.
+    fn handled(&self) -> u64 {
+        let status = self.board.read();
+        let partitions = status.pipelines.iter().flat_map(|pipeline| &pipeline.partitions);
+        let committed = partitions.filter(|partition| partition.topic == self.topic).filter_map(|p| p.committed);
+        (committed.sum::<i64>().max(0) as u64).min(self.produced)
+    }
+
+    fn partitions(&self) -> usize {
+        let status = self.board.read();
+        let partitions = status.pipelines.iter().flat_map(|pipeline| &pipeline.partitions);
+        partitions.filter(|partition| partition.topic == self.topic).count()
+    }
+
+    /// Whether the line can go on.
+    fn check(&self) -> Result<(), DemoError> {
+        let status = self.board.read();
+        for pipeline in &status.pipelines {
+            if matches!(pipeline.state, PipelineState::Stopped | PipelineState::Paused) {
+                let cause = pipeline.cause.as_deref().unwrap_or("no cause given");
+                return Err(DemoError::Stuck(format!("pipeline {} is {}: {cause}", pipeline.name, pipeline.state)));
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, elapsed: Duration, note: Option<String>) -> Progress {
+        let handled = self.handled();
+        self.history.push_back((Instant::now(), handled));
+        while self.history.len() > 20 {
+            self.history.pop_front();
+        }
+        let per_second = self.history.front().map_or(0.0, |(at, then)| {
+            (handled.saturating_sub(*then)) as f64 / at.elapsed().as_secs_f64().max(f64::EPSILON)
+        });
+        let status = self.board.read();
+        let blocked = status.pipelines.iter().flat_map(|pipeline| &pipeline.blocked).next();
+        let blocked = blocked.map(|blocked| format!("output {} is blocked: {}", blocked.output, blocked.cause));
+        let seen = lock(&self.seen);
+        Progress {
+            elapsed,
+            events: handled,
+            per_second: if self.history.len() > 1 { per_second } else { 0.0 },
+            latency_ms: stores::percentiles(newest(&seen.latencies_ms)),
+            alerts: seen.found.alerts.len() as u64,
+            dead_letters: seen.found.dead_letters.len() as u64,
+            lag: self.produced - handled,
+            note: blocked.or(note),
+        }
+    }
+
+    /// What was read back from the topics, and now from the table.
+    fn found(&self, tables: Option<&Path>, run: &str) -> Result<Found, DemoError> {
+        let mut found = lock(&self.seen).found.clone();
+        if let (Some(table), Some(file)) = (&self.table, tables) {
+            stores::read_table(file, table, run, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn summary(&self, seed: u64, found: &Found, directory: Option<PathBuf>) -> Summary {
+        let latency = stores::percentiles(&lock(&self.seen).latencies_ms);
+        let mut dead_letters = BTreeMap::new();
+        for code in found.dead_letters.values().filter_map(|copies| copies.first()) {
+            *dead_letters.entry(code.clone()).or_default() += 1;
+        }
+        let seen = Seen { rows: found.rows.len() as u64, alerts: found.alerts.len() as u64, dead_letters };
+        let reconciliation = self.unknown.is_none().then(|| reconcile(&self.expected, found));
+        let seconds = self.traded.as_secs_f64();
+        Summary {
+            matches: reconciliation.as_ref().map(|result| result.matches),
+            seed,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            events: self.produced,
+            events_per_second: if seconds > 0.0 { (self.produced as f64 / seconds).round() } else { 0.0 },
+            latency_p50_ms: latency.map(|(middle, _)| middle),
+            latency_p99_ms: latency.map(|(_, slowest)| slowest),
+            seen,
+            reconciliation,
+            not_compared_because: self.unknown.clone(),
+            directory,
+        }
+    }
+}
+
+/// The last few hundred: what a live line shows.
+fn newest(latencies: &[i64]) -> &[i64] {
+    latencies.get(latencies.len().saturating_sub(500)..).unwrap_or_default()
+}
+
+/// Events as records for the topic.
+fn batch(topic: &str, events: &[Event]) -> SinkBatch {
+    let (mut keys, mut values, mut headers) = (Column::default(), Column::default(), Column::default());
+    let mut rows = Vec::with_capacity(events.len());
+    for event in events {
+        keys.push(event.key.as_deref());
+        values.push(event.value.as_deref());
+        headers.push_with(|packed| push_header(packed, ID_HEADER, Some(event.id.to_string().as_bytes())));
+        rows.push(RowMeta {
+            origin: rows.len() as u32,
+            offset: Offset(event.id as i64),
+            timestamp_ms: event.timestamp_ms,
+            write_time: WriteTime(0),
+            index: 0,
+            op: if event.value.is_some() { RowOp::Upsert } else { RowOp::Delete },
+        });
+    }
+    let source = TopicPartition::new(topic, 0);
+    SinkBatch { source, generation: 0, rows, keys, values, headers, cells: Vec::new() }
+}

@@ -1,0 +1,198 @@
+//! Reads back: what stands in the topics, while the demo runs (the embedded broker keeps only the newest few
+//! megabytes), and what stands in the table, at its end.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::DemoError;
+use super::events::ID_HEADER;
+use super::project::Role;
+use super::reconcile::{Columns, Found};
+use crate::clock::Clock;
+use crate::config::{Format, KafkaConnection, OnLost, SourceSettings, Start};
+use crate::kafka::{KafkaSource, SourceOptions};
+use crate::pipeline::{Assignment, BatchLimits, Reader, Source, SourceEvent};
+use crate::record::Batch;
+use crate::sqlite::SqliteReader;
+
+/// The header of a dead letter that holds its code.
+const CODE_HEADER: &str = "pelton.code";
+/// Latencies that are remembered.
+const LATENCIES_MAX: usize = 20_000;
+
+/// What has been read back so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) found: Found,
+    /// Milliseconds from a record's birth until it was read back, newest last.
+    pub(super) latencies_ms: Vec<i64>,
+    /// Records read back.
+    pub(super) records: u64,
+    /// Why reading back has stopped, if it has.
+    pub(super) failed: Option<String>,
+}
+
+impl Seen {
+    fn take(&mut self, role: Role, batch: &Batch, now_ms: i64) {
+        for row in 0..batch.len() {
+            self.records += 1;
+            let header = |name: &str| {
+                let found = batch.headers(row).filter(|(found, _)| *found == name).last()?.1?;
+                Some(String::from_utf8_lossy(found).into_owned())
+            };
+            let Some(id) = header(ID_HEADER).and_then(|id| id.parse::<u64>().ok()) else {
+                self.found.strange.push(format!("a record of {} has no {ID_HEADER} header", batch.source));
+                continue;
+            };
+            match role {
+                Role::Events => {}
+                Role::DeadLetters => {
+                    let code = header(CODE_HEADER).unwrap_or_else(|| "no code".into());
+                    self.found.dead_letters.entry(id).or_default().push(code);
+                }
+                Role::Alerts => {
+                    let value = serde_json::from_slice::<Value>(batch.values.get(row).unwrap_or_default());
+                    let order = value.ok().and_then(|value| Some(value.get("order_id")?.as_str()?.to_owned()));
+                    self.found.alerts.entry(id).or_default().push(order.unwrap_or_else(|| "no order".into()));
+                }
+            }
+            if let Some(born) = batch.timestamp_ms(row) {
+                self.latencies_ms.push(now_ms - born);
+            }
+        }
+        if self.latencies_ms.len() > LATENCIES_MAX {
+            self.latencies_ms.drain(..LATENCIES_MAX / 2);
+        }
+    }
+}
+
+/// Reads one topic back from its beginning, until it is closed.
+pub(super) struct Tail {
+    source: Arc<KafkaSource>,
+    follower: JoinHandle<()>,
+}
+
+impl Tail {
+    pub(super) async fn open(
+        connection: &KafkaConnection,
+        topic: &str,
+        role: Role,
+        seen: &Arc<Mutex<Seen>>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, DemoError> {
+        let settings = SourceSettings {
+            topics: vec![topic.to_owned()],
+            group: format!("demo-reads-back-{topic}"),
+            start: Start::Earliest,
+            on_lost: OnLost::Stop,
+            format: Format::Bytes,
+        };
+        let options = SourceOptions { memory_bytes: 32 << 20, ..SourceOptions::default() };
+        let source = Arc::new(KafkaSource::new(connection, &settings, options));
+        let (send, events) = mpsc::channel(16);
+        source.open(send).await?;
+        let follower = tokio::spawn(follow(events, role, Arc::clone(seen), Arc::clone(clock)));
+        Ok(Self { source, follower })
+    }
+
+    pub(super) async fn close(self) {
+        self.follower.abort();
+        // The task has ended, and its readers with it, when this returns.
+        let _ = self.follower.await;
+        self.source.close().await;
+    }
+}
+
+pub(super) fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn follow(mut events: mpsc::Receiver<SourceEvent>, role: Role, seen: Arc<Mutex<Seen>>, clock: Arc<dyn Clock>) {
+    let mut readers = tokio::task::JoinSet::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            SourceEvent::Assigned(assignments) => {
+                for Assignment { reader, .. } in assignments {
+                    readers.spawn(read(reader, role, Arc::clone(&seen), Arc::clone(&clock)));
+                }
+            }
+            SourceEvent::Revoked { done, .. } => {
+                readers.shutdown().await;
+                // The source may be closing already.
+                let _ = done.send(());
+            }
+            SourceEvent::Failed(error) => lock(&seen).failed = Some(error.to_string()),
+        }
+    }
+}
+
+async fn read(mut reader: Box<dyn Reader>, role: Role, seen: Arc<Mutex<Seen>>, clock: Arc<dyn Clock>) {
+    let limits = BatchLimits { records: 500, bytes: 1 << 20, linger: Duration::ZERO };
+    loop {
+        match reader.next_batch(limits).await {
+            Ok(batch) => lock(&seen).take(role, &batch, clock.now_ms()),
+            Err(error) => {
+                lock(&seen).failed = Some(error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+/// Reads the table's rows of this run.
+pub(super) fn read_table(file: &Path, table: &str, run: &str, found: &mut Found) -> Result<(), DemoError> {
+    for mut row in SqliteReader::open(file)?.rows(table)? {
+        let Some(Value::String(order)) = row.values.remove("order_id") else {
+            found.strange.push(format!("a row of {table} has no order_id"));
+            continue;
+        };
+        // Orders of earlier runs may stand in a kept table.
+        if order.contains(run) {
+            found.rows.insert(order, Columns::from_iter(row.values));
+        }
+    }
+    Ok(())
+}
+
+/// The middle and the 99th of a hundred.
+pub(super) fn percentiles(latencies: &[i64]) -> Option<(i64, i64)> {
+    let mut sorted = latencies.to_vec();
+    sorted.sort_unstable();
+    let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied();
+    Some((at(50)?, at(99)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Offset, TopicPartition};
+
+    #[test]
+    fn reads_ids_codes_and_orders_from_what_stands_in_a_topic() {
+        let mut seen = Seen::default();
+        let id = |id: &'static str| (ID_HEADER, Some(id.as_bytes()));
+        let mut alerts = Batch::new(TopicPartition::new("alerts", 0));
+        alerts.push(Offset(0), Some(40), None, Some(br#"{"order_id": "A-1"}"#), [id("7")]);
+        alerts.push(Offset(1), Some(50), None, Some(b"{"), [id("7")]);
+        alerts.push(Offset(2), None, None, None, []);
+        seen.take(Role::Alerts, &alerts, 100);
+        let mut letters = Batch::new(TopicPartition::new("dlq", 0));
+        letters.push(Offset(0), Some(90), None, Some(b"x"), [id("9"), (CODE_HEADER, Some(b"bad_items"))]);
+        seen.take(Role::DeadLetters, &letters, 100);
+        assert_eq!(seen.found.alerts[&7], ["A-1", "no order"]);
+        assert_eq!(seen.found.dead_letters[&9], ["bad_items"]);
+        assert_eq!((seen.found.strange.len(), seen.records, seen.latencies_ms), (1, 4, vec![60, 50, 10]));
+    }
+
+    #[test]
+    fn percentiles_of_few_and_many() {
+        assert_eq!(percentiles(&[]), None);
+        assert_eq!(percentiles(&[4]), Some((4, 4)));
+        assert_eq!(percentiles(&(0..1000).rev().collect::<Vec<_>>()), Some((500, 990)));
+    }
+}
