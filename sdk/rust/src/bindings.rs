@@ -629,7 +629,7 @@ pub mod pelton {
     /// Each interface below is one capability. A plugin's imports are its permission request; what is not granted is not
     /// linked, and the plugin is refused before it sees a record.
     /// Lines for the operator. Kept with the batch: lines of a failed attempt are marked as such and travel with the dead
-    /// letter. Long lines are cut and floods are counted instead of written.
+    /// letter. Lines are cut after 4 KiB; what goes beyond the step's `log_lines`, or 256 KiB, is counted instead of written.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
     pub mod log {
       #[used]
@@ -706,8 +706,9 @@ pub mod pelton {
     }
 
     /// Numbers for the operator. They are held until the batch succeeds, so a retried batch counts once. The host adds the
-    /// pipeline and the plugin as labels. Names are lower case with underscores; beyond a limit of names, further ones
-    /// are dropped and counted.
+    /// pipeline and the plugin as labels. Names begin with a lower case letter, and are of lower case letters, digits and
+    /// underscores, at most 64 bytes; a name keeps the kind (counter, gauge, histogram) of its first use. Other names, names
+    /// beyond the 64th, numbers that are not finite, and observations beyond 10,000 a batch are dropped and counted.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
     pub mod metrics {
       #[used]
@@ -847,8 +848,8 @@ pub mod pelton {
       
       use super::super::super::_rt;
       #[allow(unused_unsafe, clippy::all)]
-      /// The timestamp of a row of the current batch, in milliseconds since 1970-01-01T00:00:00Z. Outside of `process`, and
-      /// for a row that does not exist, a trap.
+      /// The timestamp of a row of the current batch, in milliseconds since 1970-01-01T00:00:00Z; -1 where it has none.
+      /// Outside of `process`, and for a row that does not exist, a trap.
       #[allow(async_fn_in_trait)]
       pub fn time(row: u32,) -> i64{
         unsafe {
@@ -881,6 +882,10 @@ pub mod pelton {
       #[allow(unused_unsafe, clippy::all)]
       /// 64 bits from topic, partition and offset of a row of the current batch, to seed a generator with. Not for secrets.
       /// Outside of `process`, and for a row that does not exist, a trap.
+      ///
+      /// They never change from version to version: h is the first eight bytes, little-endian, of the SHA-256 of
+      /// "pelton-seed-1", a zero byte, the topic, a zero byte, and the partition in decimal; the seed is the first number of
+      /// SplitMix64 from the state h + offset x 0x9e3779b97f4a7c15 (modulo 2^64).
       #[allow(async_fn_in_trait)]
       pub fn seed(row: u32,) -> u64{
         unsafe {
@@ -1082,13 +1087,16 @@ pub mod pelton {
       pub struct Subscription {
         pub fields: Fields,
         /// Headers by name; each becomes one column of `batch.headers`, in this order. The last of several headers of one
-        /// name is taken.
+        /// name is taken. No name twice.
         pub headers: _rt::Vec::<_rt::String>,
-        /// Named outputs that rows may be routed to. Route 0 is the default output; `routes[i]` is route i + 1.
+        /// Named outputs that rows may be routed to. Route 0 is the default output; `routes[i]` is route i + 1. Names begin
+        /// with a lower case letter, and are of lower case letters, digits, `-` and `_`; not `default`, and none twice.
         pub routes: _rt::Vec::<_rt::String>,
-        /// Typed columns wanted, in this order in `batch.value-fields`.
+        /// Typed columns wanted, in this order in `batch.value-fields`. Where there are any, values must be JSON objects
+        /// (others go to the dead letters), and a record with a null value, which has no fields, passes the plugin by and
+        /// leaves by the default output as it came.
         pub value_fields: _rt::Vec::<Field>,
-        /// Typed columns delivered, in this order in `output.set-fields`.
+        /// Typed columns delivered, in this order in `output.set-fields`. No path twice, and none within another.
         pub set_fields: _rt::Vec::<OutputField>,
       }
       impl ::core::fmt::Debug for Subscription {
@@ -1206,8 +1214,9 @@ pub mod pelton {
       pub struct Failure {
         pub row: u32,
         pub kind: FailureKind,
-        /// Stable and short, lower case with underscores: it becomes a metric label.
+        /// Stable and short, as it becomes a metric label: lower case letters, digits and underscores, 1 to 64 bytes.
         pub code: _rt::String,
+        /// For people. Cut after 4 KiB.
         pub message: _rt::String,
       }
       impl ::core::fmt::Debug for Failure {

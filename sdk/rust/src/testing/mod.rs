@@ -32,6 +32,8 @@
 
 mod cases;
 mod check;
+#[cfg(test)]
+mod examples;
 mod extract;
 pub(crate) mod host;
 mod pack;
