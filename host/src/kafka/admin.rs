@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as ListOffset, TopicPartitionList};
 
 use super::client::{self, ClientVoice, OWN_CONSUMER_PROPERTIES};
+use super::embedded::is_embedded;
 use crate::config::KafkaConnection;
 use crate::pipeline::SourceError;
 use crate::record::{Offset, TopicPartition};
@@ -173,6 +174,9 @@ pub async fn topic_settings(
     connection: &KafkaConnection,
     topic: &str,
 ) -> Result<Option<HashMap<String, String>>, SourceError> {
+    if is_embedded(&connection.brokers) {
+        return Ok(None);
+    }
     let client = admin(connection)?;
     let timeout = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
     let results = client

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::client::{self, ClientVoice};
+use super::embedded::is_embedded;
 use super::native::{self, CommitAnswer, CommitQueue};
 use super::reader::PartitionReader;
 use super::slot::{Renewals, Slot, lock};
@@ -556,6 +557,9 @@ fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>
 
 /// A topic that vanished and returned is read from its beginning, or stops the pipeline: the client itself is silent.
 fn compare_ids(consumer: &BaseConsumer<Context>, context: &Context, slots: &[Arc<Slot>]) {
+    if is_embedded(&context.settings.brokers) {
+        return;
+    }
     let topics: Vec<&str> = {
         let mut topics: Vec<&str> = slots.iter().map(|slot| &*slot.partition.topic).collect();
         topics.dedup();

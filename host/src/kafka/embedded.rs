@@ -5,15 +5,29 @@
 //! 100,000 batches, knows no transactions, no compaction and no topic ids: whoever writes must never be that far ahead
 //! of the readers. Never used by `pelton run`.
 
-use std::sync::mpsc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use rdkafka::mocking::MockCluster;
 
-use crate::config::KafkaConnection;
+use crate::config::{KafkaConnection, Secret};
 
 /// What a partition of the embedded broker holds before it drops its oldest records, bytes.
 pub const EMBEDDED_PARTITION_BYTES_MAX: usize = 5 << 20;
+
+/// How long a fetch waits for records, milliseconds. The embedded broker answers a waiting fetch only when its time is
+/// over, whatever has come meanwhile: this, and not the client's half second, is what a record waits for its reader.
+const FETCH_WAIT_MS: &str = "10";
+
+/// The addresses of the embedded brokers that live in this process.
+static LIVE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Whether an embedded broker listens there. It leaves admin requests (settings of topics, their ids) unanswered:
+/// nobody should wait for them.
+pub(super) fn is_embedded(brokers: &str) -> bool {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner).contains(brokers)
+}
 
 /// A broker in this process. Gone with all its records when it is dropped.
 pub struct EmbeddedBroker {
@@ -49,8 +63,10 @@ impl EmbeddedBroker {
             .map_err(|error| EmbeddedError(error.to_string()))?;
         let gone = |_| EmbeddedError("it ended before it began".to_owned());
         let brokers = address.recv().map_err(gone)??;
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(brokers.clone());
+        let properties = BTreeMap::from([("fetch.wait.max.ms".to_owned(), Secret::new(FETCH_WAIT_MS))]);
         let broker = Self {
-            connection: KafkaConnection { brokers, properties: std::collections::BTreeMap::new() },
+            connection: KafkaConnection { brokers, properties },
             commands: Some(commands),
             thread: Some(thread),
         };
@@ -87,6 +103,7 @@ impl EmbeddedBroker {
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.connection.brokers);
         drop(self.commands.take());
         if let Some(thread) = self.thread.take() {
             thread.join().ok();

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as ListOffset, TopicPartitionList};
 
 use super::consumer::Context;
+use super::embedded::is_embedded;
 use super::native;
 use crate::config::Start;
 use crate::pipeline::SourceError;
@@ -136,7 +137,12 @@ pub(super) fn beginnings(
     let lows = ask.offsets(partitions, ListOffset::Beginning)?;
     let highs = ask.offsets(partitions, ListOffset::End)?;
     let topics: Vec<&str> = totals.keys().map(String::as_str).collect();
-    let ids = native::topic_ids(consumer.client(), &topics, ASK_TIMEOUT).unwrap_or_else(|message| {
+    let ids = if is_embedded(&context.settings.brokers) {
+        Ok(HashMap::new())
+    } else {
+        native::topic_ids(consumer.client(), &topics, ASK_TIMEOUT)
+    };
+    let ids = ids.unwrap_or_else(|message| {
         tracing::warn!(?topics, message, "the topics' ids are not known: a topic made anew may go unnoticed");
         HashMap::new()
     });
