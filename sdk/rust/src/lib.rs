@@ -85,7 +85,15 @@
 extern crate self as pelton_sdk;
 
 #[doc(hidden)]
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::undocumented_unsafe_blocks
+)]
 #[rustfmt::skip]
 pub mod bindings;
 pub mod clock;
@@ -98,6 +106,7 @@ pub mod metrics;
 pub mod random;
 mod step;
 #[cfg(not(target_arch = "wasm32"))]
+#[allow(clippy::panic, reason = "the test driver speaks to the author by panics, as assertions do")]
 pub mod testing;
 pub mod transform;
 

@@ -10,11 +10,13 @@ fn generate() -> String {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(WIT).expect("wit/ is valid");
     let world = resolve.select_world(&[package], Some("transform")).expect("it has the world");
-    let mut options = wit_bindgen_rust::Opts::default();
-    options.pub_export_macro = true;
-    options.default_bindings_module = Some("pelton_sdk::bindings".to_owned());
-    options.export_macro_name = Some("export_component".to_owned());
-    options.generate_all = true;
+    let options = wit_bindgen_rust::Opts {
+        pub_export_macro: true,
+        default_bindings_module: Some("pelton_sdk::bindings".to_owned()),
+        export_macro_name: Some("export_component".to_owned()),
+        generate_all: true,
+        ..wit_bindgen_rust::Opts::default()
+    };
     let mut files = Files::default();
     options.build().generate(&mut resolve, world, &mut files).expect("the bindings are generated");
     let (_, bytes) = files.iter().next().expect("one file");

@@ -1,5 +1,7 @@
 //! What an author can write, from the struct that is read to what becomes of each record.
 
+#![allow(clippy::panic, reason = "a test that cannot go on says so")]
+
 use std::time::Duration;
 
 use pelton_sdk::prelude::*;

@@ -118,26 +118,28 @@ fn expand_field(field: &Field, attributes: &Attributes) -> Result<Expansion> {
     let writes_erased = quote_spanned! {inner.span()=>
         <::pelton_sdk::input::#kind as ::pelton_sdk::columns::WriteCell<#erased>>
     };
+    let item = |of: &TokenStream, item: &str| {
+        let (separator, item) = (quote_spanned!(inner.span()=> ::), Ident::new(item, inner.span()));
+        quote!(#of #separator #item)
+    };
+    let (write, cells, field_type) =
+        (item(&writes, "write"), item(&writes_erased, "Cells"), item(&writes_erased, "TYPE"));
     let push = if optional.is_some() {
         quote!(match value {
-            ::core::option::Option::Some(value) => writer.set(|cells| #writes::write(cells, value)),
+            ::core::option::Option::Some(value) => writer.set(|cells| #write(cells, value)),
             ::core::option::Option::None => writer.leave(),
         })
     } else if set.is_some() {
         quote!(match value {
-            ::pelton_sdk::Set::Value(value) => writer.set(|cells| #writes::write(cells, value)),
+            ::pelton_sdk::Set::Value(value) => writer.set(|cells| #write(cells, value)),
             ::pelton_sdk::Set::Leave => writer.leave(),
             ::pelton_sdk::Set::Null => writer.null(),
             ::pelton_sdk::Set::Remove => writer.remove(),
         })
     } else {
-        quote!(writer.set(|cells| #writes::write(cells, value));)
+        quote!(writer.set(|cells| #write(cells, value));)
     };
-    Ok(Expansion {
-        cells: quote!(#writes_erased::Cells),
-        subscribe: quote!(subscriber.output(&[#(#path),*], #writes_erased::TYPE);),
-        push,
-    })
+    Ok(Expansion { cells, subscribe: quote!(subscriber.output(&[#(#path),*], #field_type);), push })
 }
 
 /// The type with every lifetime made `'static`.

@@ -126,15 +126,20 @@ fn expand_typed(
     let reads = quote_spanned! {inner.span()=>
         <::pelton_sdk::input::#kind as ::pelton_sdk::input::ReadCell<#lifetime, #inner>>
     };
+    let [cells, field_type, open, read_cell] =
+        ["Cells", "TYPE", "open", "read"].map(|item| Ident::new(item, inner.span())).map(|item| {
+            let separator = quote_spanned!(inner.span()=> ::);
+            quote!(#reads #separator #item)
+        });
     let read = match (optional, mismatch_null) {
-        (false, _) => quote!(rows.required(row, |cells| #reads::read(cells, row), #label)?),
-        (true, false) => quote!(rows.optional(row, |cells| #reads::read(cells, row), #label)?),
-        (true, true) => quote!(rows.lenient(row, |cells| #reads::read(cells, row))),
+        (false, _) => quote!(rows.required(row, |cells| #read_cell(cells, row), #label)?),
+        (true, false) => quote!(rows.optional(row, |cells| #read_cell(cells, row), #label)?),
+        (true, true) => quote!(rows.lenient(row, |cells| #read_cell(cells, row))),
     };
     Ok(Expansion {
-        rows: quote!(::pelton_sdk::input::FieldRows<#lifetime, #reads::Cells>),
-        subscribe: quote!(subscriber.field(&[#(#path),*], #reads::TYPE, #optional, #mismatch_null);),
-        open: quote!(::pelton_sdk::input::FieldRows::open(batch, #reads::open)),
+        rows: quote!(::pelton_sdk::input::FieldRows<#lifetime, #cells>),
+        subscribe: quote!(subscriber.field(&[#(#path),*], #field_type, #optional, #mismatch_null);),
+        open: quote!(::pelton_sdk::input::FieldRows::open(batch, #open)),
         read,
     })
 }
@@ -142,9 +147,9 @@ fn expand_typed(
 fn expand_part(part: &Part, inner: &Type, optional: bool, lifetime: &Lifetime) -> Expansion {
     let required_or_optional = |name: &str| {
         if optional {
-            quote!(::pelton_sdk::input::part::optional(rows.get(row), #name)?)
+            quote_spanned!(inner.span()=> ::pelton_sdk::input::part::optional(rows.get(row), #name)?)
         } else {
-            quote!(::pelton_sdk::input::part::required(rows.get(row), #name)?)
+            quote_spanned!(inner.span()=> ::pelton_sdk::input::part::required(rows.get(row), #name)?)
         }
     };
     let bytes = quote_spanned!(inner.span()=> ::pelton_sdk::input::part::BytesRows<#lifetime>);

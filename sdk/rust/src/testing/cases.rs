@@ -156,7 +156,9 @@ fn record(line: &Value) -> Result<TestRecord, String> {
     Ok(record)
 }
 
-fn headers(value: &Value) -> Result<Vec<(String, Option<Vec<u8>>)>, String> {
+type Header = (String, Option<Vec<u8>>);
+
+fn headers(value: &Value) -> Result<Vec<Header>, String> {
     const SHAPE: &str = "headers are an object of name to text, or an array of [name, text]";
     let header_value = |value: &Value| match value {
         Value::Null => Ok(None),
