@@ -134,6 +134,9 @@ fn rules(project: &Project, has_table: bool) -> Result<Rules, String> {
     if fs::read(&step.artifact).ok().as_deref() != Some(PLUGIN) {
         return Err(format!("its plugin {} is not the one that this demo was made with", step.plugin));
     }
+    if matches!(pipeline.outputs.get("default"), Some(Output::Sqlite(table)) if table.ttl.is_some()) {
+        return Err("the rows of its table expire".into());
+    }
     let alerts = matches!(pipeline.outputs.get("alerts"), Some(Output::Kafka(_)));
     if !alerts || !matches!(pipeline.dead_letters, DeadLetterSettings::Kafka { .. }) {
         return Err("alerts or dead letters do not go to a topic".into());

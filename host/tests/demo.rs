@@ -1,0 +1,121 @@
+//! `pelton demo`, as a newcomer runs it: the binary alone.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn demo(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pelton"));
+    command.arg("demo").args(arguments).output().expect("the binary runs")
+}
+
+fn summary(output: &Output) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no summary ({error}); it said:\n{errors}"))
+}
+
+/// Writes the demo's project without running it for long.
+fn keep(dir: &Path) -> Value {
+    let output = demo(&["--seconds", "1", "--json", "--keep", dir.to_str().expect("a plain path")]);
+    let summary = summary(&output);
+    assert!(output.status.success(), "{summary:#}");
+    summary
+}
+
+fn change(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).expect("the file is there");
+    assert!(text.contains(from), "{} has no {from:?}", file.display());
+    fs::write(file, text.replace(from, to)).expect("the file can be written");
+}
+
+#[test]
+fn every_event_is_where_it_belongs() {
+    let output = demo(&["--seconds", "3", "--rate", "1500", "--seed", "11", "--json"]);
+    let summary = summary(&output);
+    assert!(output.status.success(), "{summary:#}");
+    assert_eq!(summary["matches"], true);
+    let result = &summary["reconciliation"];
+    assert_eq!(result["events"], summary["events"]);
+    for part in ["orders", "alerts"] {
+        assert!(result[part]["found"].as_u64().expect("a number") > 50, "{summary:#}");
+        assert_eq!(result[part]["found"], result[part]["expected"]);
+    }
+    let codes: Vec<_> = result["dead_letters"].as_object().expect("codes").keys().collect();
+    assert!(codes.len() >= 14, "every kind of mess occurs: {codes:?}");
+    assert!(result["filtered"]["expected"].as_u64() > Some(0), "{summary:#}");
+    assert_eq!(result["filtered"]["found"], 0);
+}
+
+#[test]
+fn a_kept_project_runs_again_with_its_changes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    let path = shop.to_str().expect("a plain path");
+    assert_eq!(keep(&shop)["directory"], path);
+    let again = demo(&["--keep", path]);
+    assert!(!again.status.success(), "a directory that is in use is not written over");
+    change(&shop.join("pipelines/orders.yaml"), "vat_percent: 19", "vat_percent: 7.5");
+    let output = demo(&[path, "--seconds", "1"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "the expectation follows the configuration: {text}");
+    assert!(text.contains("Everything is where it belongs") && text.contains("sqlite3"), "{text}");
+}
+
+#[test]
+fn a_mismatch_is_exit_code_1_and_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    keep(&shop);
+    // The country comes from a field that nobody sets.
+    change(&shop.join("pipelines/orders.yaml"), "table: orders", "table: orders\n      columns: { country: [none] }");
+    let output = demo(&[shop.to_str().expect("a plain path"), "--seconds", "1", "--json"]);
+    let summary = summary(&output);
+    assert_eq!(output.status.code(), Some(1), "{summary:#}");
+    let result = &summary["reconciliation"];
+    assert!(result["orders"]["wrong"].as_u64() > Some(10), "{summary:#}");
+    let first = result["differences"][0].as_str().expect("one is named");
+    assert!(first.contains("country is nothing, should be"), "{first}");
+}
+
+#[test]
+fn nothing_is_claimed_of_another_plugin() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    keep(&shop);
+    let plugin = shop.join("plugins/shop-orders.wasm");
+    let mut component = fs::read(&plugin).expect("the plugin is there");
+    // An empty custom section: another digest, the same behaviour.
+    component.extend([0, 2, 1, b'x']);
+    fs::write(&plugin, component).expect("the plugin can be written");
+    let output = demo(&[shop.to_str().expect("a plain path"), "--seconds", "1", "--json"]);
+    let summary = summary(&output);
+    assert!(output.status.success(), "{summary:#}");
+    assert_eq!(summary["matches"], Value::Null);
+    let why = summary["not_compared_because"].as_str().expect("it says why");
+    assert!(why.contains("is not the one"), "{why}");
+    assert!(summary["seen"]["rows"].as_u64() > Some(100), "{summary:#}");
+}
+
+#[test]
+fn an_interrupt_ends_it_with_its_summary() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pelton"))
+        .args(["demo", "--forever", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let said = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut lines = said.lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(" events ")), "it never said how it goes");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("the signal is sent");
+    // What it still has to say must not fill the pipe.
+    lines.for_each(drop);
+    let output = child.wait_with_output().expect("it ends");
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("a summary");
+    assert!(output.status.success(), "{summary:#}");
+    assert_eq!(summary["matches"], true);
+}
