@@ -6,4 +6,6 @@ mod cassandra_support;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_support;
+mod line;
+mod line_support;
 mod present;

@@ -1,0 +1,247 @@
+//! The line from end to end: a real Kafka, the daemon as it ships, a plugin, a real Cassandra. What the table must hold
+//! comes from a program that knows nothing but the topic.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::cassandra_support::{Keyspace, Proxy, address, with_keyspace};
+use crate::kafka_support::Topic;
+use crate::line_support::{
+    COLUMNS, Daemon, Producing, Wiring, assert_same, expected, order, positions, project, records_from, stored,
+    until_committed,
+};
+
+const PARTITIONS: i32 = 4;
+
+fn now_ms() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "a test's producer is a wall-clock writer")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
+}
+
+/// Sends `count` orders over `keys` keys in turn, a key always to one partition. Timestamps are shuffled within a second,
+/// one hundredth of all fall into one millisecond, and the middle one lies three minutes ahead.
+fn produce(topic: &str, count: i64, keys: i64) {
+    let producing = Producing::to(topic);
+    let base = now_ms() - 10 * 60_000;
+    for number in 0..count {
+        let key = (number * 7_919) % keys;
+        let shuffle = (number * 104_729) % 1_000;
+        let timestamp_ms = match number {
+            _ if number == count / 2 => now_ms() + 3 * 60_000,
+            _ if (count / 4..count / 4 + count / 100).contains(&number) => base,
+            _ => base + number * 300_000 / count + shuffle,
+        };
+        let key_text = format!("k{key}");
+        producing.send(
+            (key % i64::from(PARTITIONS)) as i32,
+            &key_text,
+            &order(&key_text, number, timestamp_ms),
+            timestamp_ms,
+        );
+    }
+    producing.finish();
+}
+
+async fn table(keyspace: &Keyspace, name: &str) -> String {
+    keyspace.cql(&format!("CREATE TABLE KS.{name} ({COLUMNS})")).await;
+    format!("{}.{name}", keyspace.name)
+}
+
+/// Whether the table holds a row of a record that lies past the committed offset. The daemon must be dead.
+async fn wrote_past_the_commit(keyspace: &Keyspace, table: &str, group: &str, topic: &str) -> bool {
+    let (group, topic) = (group.to_owned(), topic.to_owned());
+    let records = tokio::task::spawn_blocking(move || {
+        let mut records = Vec::new();
+        for (partition, (committed, end)) in positions(&group, &topic, PARTITIONS).into_iter().enumerate() {
+            records.extend(records_from(&topic, partition as i32, committed, end, 500));
+        }
+        records
+    })
+    .await
+    .expect("a look");
+    let select =
+        keyspace.session.prepare(format!("SELECT amount_cents FROM {table} WHERE order_id = ?")).await.unwrap();
+    for (key, number) in records {
+        let row = keyspace.session.execute_unpaged(&select, (key,)).await.unwrap();
+        let row = row.into_rows_result().unwrap().maybe_first_row::<(Option<i64>,)>().unwrap();
+        if row == Some((Some(number),)) {
+            return true;
+        }
+    }
+    false
+}
+
+async fn ttl_of(keyspace: &Keyspace, table: &str, key: &str) -> i32 {
+    let select = format!("SELECT ttl(amount_cents) FROM {table} WHERE order_id = '{key}'");
+    let row = keyspace.session.query_unpaged(select, ()).await.unwrap();
+    row.into_rows_result().unwrap().single_row::<(i32,)>().unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
+    with_keyspace(|keyspace| async move {
+        let count: i64 = std::env::var("PELTON_LINE_RECORDS").ok().map_or(1_000_000, |n| n.parse().expect("a number"));
+        let topic = Topic::new("million", PARTITIONS).await;
+        let letters = Topic::new("million-dlq", 1).await;
+        let live = table(&keyspace, "live").await;
+        let cassandra = address();
+        let wiring = Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &live,
+            dead_letters: &letters.name,
+            cassandra: &cassandra,
+            drain: "20 s",
+        };
+        let dir = project(&wiring);
+        let producer = {
+            let topic = topic.name.clone();
+            tokio::task::spawn_blocking(move || produce(&topic, count, count / 25))
+        };
+
+        // Killed five times, each time with rows in the table whose records were not committed.
+        let mut kills = 0;
+        for attempt in 0..40 {
+            let mut daemon = Daemon::start(dir.path(), &format!("killed-{attempt}"));
+            tokio::time::sleep(Duration::from_millis(3_000 + 130 * attempt)).await;
+            daemon.assert_alive();
+            daemon.kill();
+            kills += i32::from(wrote_past_the_commit(&keyspace, &live, &topic.name, &topic.name).await);
+            if kills == 5 {
+                break;
+            }
+        }
+        assert_eq!(kills, 5, "rows past the committed offset were seen at five kills");
+        producer.await.expect("the producer");
+
+        let mut daemon = Daemon::start(dir.path(), "last");
+        until_committed(&topic.name, &topic.name, PARTITIONS, &mut [&mut daemon]).await;
+        assert!(daemon.terminate().success());
+        let wanted = {
+            let topic = topic.name.clone();
+            tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
+        };
+        assert_eq!(wanted.len() as i64, count / 25, "every key was updated 25 times");
+        assert_same(&stored(&keyspace, &live).await, &wanted);
+        let dead = {
+            let letters = letters.name.clone();
+            tokio::task::spawn_blocking(move || positions("none", &letters, 1)).await.unwrap()
+        };
+        assert_eq!(dead[0].1, 0, "nothing went to the dead letters");
+
+        // Again, from the beginning, under a new group, into an empty copy.
+        let copy = table(&keyspace, "copy").await;
+        let group = format!("{}-again", topic.name);
+        let dir = project(&Wiring { group: &group, table: &copy, ..wiring });
+        let mut daemon = Daemon::start(dir.path(), "again");
+        until_committed(&group, &topic.name, PARTITIONS, &mut [&mut daemon]).await;
+        assert!(daemon.terminate().success());
+        assert_same(&stored(&keyspace, &copy).await, &wanted);
+        for key in wanted.keys().step_by(wanted.len() / 100) {
+            let (first, second) = (ttl_of(&keyspace, &live, key).await, ttl_of(&keyspace, &copy, key).await);
+            assert!((first - second).abs() <= 2, "{key} lives as long in the copy: {first} s and {second} s");
+        }
+        topic.delete().await;
+        letters.delete().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
+    with_keyspace(|keyspace: Arc<Keyspace>| async move {
+        let topic = Topic::new("shared", PARTITIONS).await;
+        let letters = Topic::new("shared-dlq", 1).await;
+        let live = table(&keyspace, "live").await;
+        let cassandra = address();
+        let wiring = Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &live,
+            dead_letters: &letters.name,
+            cassandra: &cassandra,
+            drain: "20 s",
+        };
+        let dir = project(&wiring);
+        let producer = {
+            let topic = topic.name.clone();
+            tokio::task::spawn_blocking(move || produce(&topic, 120_000, 4_000))
+        };
+        let mut first = Daemon::start(dir.path(), "first");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut second = Daemon::start(dir.path(), "second");
+        for _ in 0..300 {
+            if second.log().contains("assigned pipeline=orders") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(second.log().contains("assigned pipeline=orders"), "the second got partitions: {}", second.log());
+        first.assert_alive();
+        first.kill();
+        producer.await.expect("the producer");
+        until_committed(&topic.name, &topic.name, PARTITIONS, &mut [&mut second]).await;
+        assert!(second.terminate().success());
+        let wanted = {
+            let topic = topic.name.clone();
+            tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
+        };
+        assert_same(&stored(&keyspace, &live).await, &wanted);
+        topic.delete().await;
+        letters.delete().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing() {
+    with_keyspace(|keyspace: Arc<Keyspace>| async move {
+        let topic = Topic::new("away", PARTITIONS).await;
+        let letters = Topic::new("away-dlq", 1).await;
+        let live = table(&keyspace, "live").await;
+        let proxy = Proxy::start().await;
+        let wiring = Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &live,
+            dead_letters: &letters.name,
+            cassandra: &proxy.address,
+            drain: "2 s",
+        };
+        let dir = project(&wiring);
+        let name = topic.name.clone();
+        let producer = tokio::task::spawn_blocking(move || produce(&name, 60_000, 2_000));
+        let mut daemon = Daemon::start(dir.path(), "blocked");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        daemon.assert_alive();
+        // Cassandra is gone for the daemon, and SIGTERM comes meanwhile.
+        proxy.set_closed(true);
+        proxy.cut();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        daemon.assert_alive();
+        assert!(daemon.terminate().success(), "a forced drain is no failure: {}", daemon.log());
+        assert!(daemon.log().contains("will be repeated"), "the log says what was cut off: {}", daemon.log());
+        producer.await.expect("the producer");
+
+        proxy.set_closed(false);
+        let mut daemon = Daemon::start(dir.path(), "back");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // Gone and back under a running daemon.
+        proxy.set_closed(true);
+        proxy.cut();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        daemon.assert_alive();
+        proxy.set_closed(false);
+        until_committed(&topic.name, &topic.name, PARTITIONS, &mut [&mut daemon]).await;
+        assert!(daemon.terminate().success());
+        let wanted = {
+            let topic = topic.name.clone();
+            tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
+        };
+        assert_same(&stored(&keyspace, &live).await, &wanted);
+        topic.delete().await;
+        letters.delete().await;
+    })
+    .await;
+}
