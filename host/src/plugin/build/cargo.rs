@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
-use super::toolchain::TARGET;
+use super::toolchain::{Std, TARGET};
 use super::{BuildError, Toolchain};
 
 /// The one profile of plugins. Unlike a manifest, the environment cannot be overridden by the plugin's crate.
@@ -41,8 +41,15 @@ pub(super) struct Package {
     pub(super) manifest: PathBuf,
     /// The library's name: what its file is called.
     library: String,
-    /// Directories of dependencies that are given by path.
-    dependencies: Vec<PathBuf>,
+    /// Dependencies that are given by path.
+    dependencies: Vec<PathDependency>,
+}
+
+/// A dependency that is given by path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PathDependency {
+    path: PathBuf,
+    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,6 +74,7 @@ struct MetadataTarget {
 
 #[derive(Debug, Deserialize)]
 struct MetadataDependency {
+    name: String,
     path: Option<PathBuf>,
 }
 
@@ -136,8 +144,8 @@ impl Workspace {
         forget_inherited_settings(&mut cargo);
         cargo.arg("build").args(["--release", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics"]);
         cargo.arg("--target-dir").arg(target_dir).args(flags).envs(PROFILE);
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags(toolchain));
         toolchain.apply_to(&mut cargo);
+        self.take_paths_out(&mut cargo, toolchain);
         for plugin in &self.plugins {
             cargo.arg("--package").arg(&plugin.name);
         }
@@ -165,46 +173,52 @@ impl Workspace {
         Ok(files)
     }
 
-    /// Flags that take this machine's paths out of the module, in the encoding of `CARGO_ENCODED_RUSTFLAGS`. They are
-    /// the same for all plugins of a machine as far as possible: other flags mean another build of everything.
-    fn compiler_flags(&self, toolchain: &Toolchain) -> OsString {
+    /// Has the compiler write down no path of this machine. Flags for all crates are the same for all plugins of a machine
+    /// where the standard library is built: other flags would mean another build of it.
+    fn take_paths_out(&self, cargo: &mut Command, toolchain: &Toolchain) {
         let home = std::env::var_os("HOME").filter(|home| home.len() > 1);
         let cargo_home = std::env::var_os("CARGO_HOME")
             .or_else(|| home.as_ref().map(|home| Path::new(home).join(".cargo").into_os_string()));
         // The last that fits is taken.
-        let mut prefixes: Vec<(OsString, &str)> = Vec::new();
-        prefixes.extend(home.clone().map(|home| (home, "/home")));
+        let mut flags: Vec<OsString> = home.iter().map(|home| remap(home, "/home")).collect();
         for dependency in self.dependencies_elsewhere(home.as_deref()) {
-            prefixes.push((dependency.into_os_string(), "/dependencies"));
-        }
-        prefixes.extend(cargo_home.map(|cargo_home| (cargo_home, "/cargo")));
-        prefixes.extend(toolchain.library_sources().into_iter().map(|source| (source, "/rust")));
-        let mut flags = OsString::new();
-        for (from, to) in prefixes {
-            if !flags.is_empty() {
-                flags.push("\u{1f}");
+            let flag = remap(dependency.path.as_os_str(), "/dependencies");
+            match (toolchain.std, flag.to_str()) {
+                (Std::FromSource, Some(text)) => {
+                    let own_flags = format!("profile.release.package.{}.rustflags=[{text:?}]", dependency.name);
+                    cargo.arg("-Zprofile-rustflags").arg("--config").arg(own_flags);
+                }
+                _ => flags.push(flag),
             }
-            flags.push("--remap-path-prefix=");
-            flags.push(from);
-            flags.push("=");
-            flags.push(to);
         }
-        flags
+        flags.extend(cargo_home.map(|cargo_home| remap(&cargo_home, "/cargo")));
+        flags.extend(toolchain.library_sources().iter().map(|source| remap(source, "/rust")));
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\u{1f}")));
     }
 
-    /// Where dependencies by path lie that neither the workspace (whose paths are relative) nor the home covers.
-    fn dependencies_elsewhere(&self, home: Option<&OsStr>) -> Vec<PathBuf> {
-        let mut elsewhere: Vec<PathBuf> = self
+    /// Dependencies by path that neither the workspace (whose paths are relative) nor the home covers.
+    fn dependencies_elsewhere(&self, home: Option<&OsStr>) -> Vec<PathDependency> {
+        let is_elsewhere =
+            |path: &Path| !path.starts_with(&self.root) && home.is_none_or(|home| !path.starts_with(home));
+        let mut elsewhere: Vec<PathDependency> = self
             .plugins
             .iter()
             .flat_map(|plugin| &plugin.dependencies)
-            .filter(|path| !path.starts_with(&self.root) && home.is_none_or(|home| !path.starts_with(home)))
+            .filter(|dependency| is_elsewhere(&dependency.path))
             .cloned()
             .collect();
         elsewhere.sort();
         elsewhere.dedup();
         elsewhere
     }
+}
+
+fn remap(from: &OsStr, to: &str) -> OsString {
+    let mut flag = OsString::from("--remap-path-prefix=");
+    flag.push(from);
+    flag.push("=");
+    flag.push(to);
+    flag
 }
 
 impl MetadataPackage {
@@ -215,8 +229,14 @@ impl MetadataPackage {
             name: self.name.clone(),
             manifest: self.manifest_path.clone(),
             library: library.replace('-', "_"),
-            dependencies: self.dependencies.iter().filter_map(|dependency| dependency.path.clone()).collect(),
+            dependencies: self.dependencies.iter().filter_map(MetadataDependency::by_path).collect(),
         })
+    }
+}
+
+impl MetadataDependency {
+    fn by_path(&self) -> Option<PathDependency> {
+        Some(PathDependency { path: self.path.clone()?, name: self.name.clone() })
     }
 }
 
@@ -316,8 +336,9 @@ mod tests {
     #[test]
     fn paths_of_dependencies_outside_of_workspace_and_home_are_taken_out() {
         let mut plugin = package("/work/p/Cargo.toml");
-        plugin.dependencies = ["/work/p/inner", "/opt/sdk", "/home/me/sdk", "/opt/sdk"].map(PathBuf::from).to_vec();
+        let dependency = |path: &str| PathDependency { path: PathBuf::from(path), name: "sdk".to_owned() };
+        plugin.dependencies = ["/work/p/inner", "/opt/sdk", "/home/me/sdk", "/opt/sdk"].map(dependency).to_vec();
         let workspace = Workspace { root: PathBuf::from("/work/p"), plugins: vec![plugin] };
-        assert_eq!(workspace.dependencies_elsewhere(Some(OsStr::new("/home/me"))), [PathBuf::from("/opt/sdk")]);
+        assert_eq!(workspace.dependencies_elsewhere(Some(OsStr::new("/home/me"))), [dependency("/opt/sdk")]);
     }
 }
