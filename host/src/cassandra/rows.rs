@@ -101,7 +101,8 @@ pub(crate) struct EncodedBatch {
 pub(crate) fn encode_batch(batch: &SinkBatch, shape: &Shape) -> EncodedBatch {
     let mut encoded = EncodedBatch { units: Vec::with_capacity(batch.len()), ..EncodedBatch::default() };
     let mut start = 0;
-    for record in batch.rows.chunk_by(|a, b| a.origin == b.origin) {
+    // Rows with one write time are one record's: only among them the order would not show in the data.
+    for record in batch.rows.chunk_by(|a, b| a.write_time == b.write_time) {
         let rows = start..start + record.len();
         start = rows.end;
         if let [only] = record {

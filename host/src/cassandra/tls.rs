@@ -1,18 +1,21 @@
 //! TLS for the connection.
 //!
 //! In: `cassandra.tls` and the contact points. Out: a context for the driver. Certificates are always verified; with
-//! `verify_hostname` a node's certificate must also name one of the contact points. Never shows what stands in a file.
+//! `verify_hostname` a node's certificate must also name the node's own address or one of the contact points. Never shows what stands in a file.
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
-use openssl::x509::{X509, X509Ref};
+use openssl::x509::{X509, X509Ref, X509VerifyResult};
 use scylla::client::session::{OpenSsl010Config, TlsContext};
 
 use super::errors::CassandraError;
 use crate::config::Tls;
+
+/// `X509_V_ERR_IP_ADDRESS_MISMATCH` of OpenSSL.
+const ADDRESS_NOT_NAMED: i32 = 64;
 
 /// A context that trusts what the settings say.
 pub(crate) fn context(settings: &Tls, contact_points: &[String]) -> Result<TlsContext, CassandraError> {
@@ -40,15 +43,20 @@ pub(crate) fn context(settings: &Tls, contact_points: &[String]) -> Result<TlsCo
         (None, Some(file)) => return Err(alone("certificate", "key", file)),
         (None, None) => {}
     }
-    if settings.verify_hostname {
-        let hosts: Vec<String> = contact_points.iter().map(|point| host_of(point).to_owned()).collect();
-        builder.set_verify_callback(SslVerifyMode::PEER, move |verified, chain| {
-            let is_node = chain.error_depth() == 0;
-            verified && (!is_node || chain.current_cert().is_some_and(|own| names_one_of(own, &hosts)))
-        });
-    } else {
-        builder.set_verify(SslVerifyMode::PEER);
-    }
+    let hosts: Vec<String> = contact_points.iter().map(|point| host_of(point).to_owned()).collect();
+    let any_name = !settings.verify_hostname;
+    builder.set_verify_callback(SslVerifyMode::PEER, move |verified, chain| {
+        // The driver has OpenSSL look for the node's address in its certificate, whatever the settings say. Where that
+        // alone is amiss, the settings decide.
+        if verified || chain.error().as_raw() != ADDRESS_NOT_NAMED {
+            return verified;
+        }
+        let fits = any_name || chain.current_cert().is_some_and(|own| names_one_of(own, &hosts));
+        if fits {
+            chain.set_error(X509VerifyResult::OK);
+        }
+        fits
+    });
     Ok(TlsContext::OpenSsl010Config(OpenSsl010Config::new(builder)))
 }
 

@@ -196,7 +196,9 @@ pub async fn a_bad_value_is_refused_alone(bed: &dyn TableBed) {
     no_key.id = None;
     let written = write(&*sink, &[set(1, "a", n(1), s("x")), set(2, "b", s("two"), s("y")), no_key]).await;
     let failures: Vec<_> = written.failures.iter().map(|failure| (failure.row, failure.code.as_str())).collect();
-    assert_eq!(failures, [(1, "sink.bad_value"), (2, "sink.bad_value")], "{:?}", written.failures);
+    // A sink may tell keys apart from other values.
+    let is_known = |code: &str| matches!(code, "sink.bad_value" | "sink.bad_key");
+    assert!(matches!(failures[..], [(1, "sink.bad_value"), (2, code)] if is_known(code)), "{:?}", written.failures);
     assert!(names(&written.failures[0].message, "n"), "the message names the column: {:?}", written.failures);
     assert_eq!(bed.rows().await, rows(&[("a", &[("n", 1.into(), 1), ("s", "x".into(), 1)])]));
 }

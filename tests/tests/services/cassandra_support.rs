@@ -35,7 +35,7 @@ pub(crate) fn settings(address: &str) -> CassandraConnection {
     }
 }
 
-/// A keyspace that goes away with its test.
+/// A keyspace; [`Keyspace::remove`] takes it away.
 pub(crate) struct Keyspace {
     pub(crate) name: String,
     pub(crate) session: Session,
@@ -46,23 +46,31 @@ pub(crate) async fn with_keyspace<F>(test: impl FnOnce(Arc<Keyspace>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let session = SessionBuilder::new()
-        .known_node(address())
-        .build()
-        .await
-        .unwrap_or_else(|error| panic!("no Cassandra at {}: {error}; `make services` starts one", address()));
-    let name = format!("pelton_test_{}", uuid::Uuid::new_v4().simple());
-    let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
-    let keyspace = Arc::new(Keyspace { name: name.clone(), session });
-    keyspace.cql(&format!("CREATE KEYSPACE {name} WITH replication = {replication}")).await;
+    let keyspace = Arc::new(Keyspace::create().await);
     let outcome = tokio::spawn(test(Arc::clone(&keyspace))).await;
-    keyspace.cql(&format!("DROP KEYSPACE {name}")).await;
+    keyspace.remove().await;
     if let Err(error) = outcome {
         std::panic::resume_unwind(error.into_panic());
     }
 }
 
 impl Keyspace {
+    pub(crate) async fn create() -> Self {
+        let session = SessionBuilder::new()
+            .known_node(address())
+            .build()
+            .await
+            .unwrap_or_else(|error| panic!("no Cassandra at {}: {error}; `make services` starts one", address()));
+        let keyspace = Self { name: format!("pelton_test_{}", uuid::Uuid::new_v4().simple()), session };
+        let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+        keyspace.cql(&format!("CREATE KEYSPACE {} WITH replication = {replication}", keyspace.name)).await;
+        keyspace
+    }
+
+    pub(crate) async fn remove(&self) {
+        self.cql(&format!("DROP KEYSPACE {}", self.name)).await;
+    }
+
     /// Runs a statement; `KS` stands for the keyspace.
     pub(crate) async fn cql(&self, text: &str) {
         let text = text.replace("KS.", &format!("{}.", self.name));

@@ -1,7 +1,9 @@
 //! Tests against real services. Absent services fail the run: `make services` starts them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking what it expected")]
 
+mod cassandra_login;
 mod cassandra_sink;
+mod cassandra_suite;
 mod cassandra_support;
 mod kafka_sink;
 mod kafka_source;
