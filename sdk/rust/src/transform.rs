@@ -248,13 +248,19 @@ impl<O: Columns> OutputWriter<O> {
             {
                 types::Selection::All
             }
-            Selection::Kept(rows) => types::Selection::Kept(rows.iter().flat_map(|row| row.to_le_bytes()).collect()),
-            Selection::Edits(edits) => {
-                types::Selection::Edits(edits.iter().flatten().flat_map(|word| word.to_le_bytes()).collect())
-            }
+            Selection::Kept(rows) => types::Selection::Kept(packed(&rows)),
+            Selection::Edits(edits) => types::Selection::Edits(packed(edits.as_flattened())),
         };
         types::Output { rows, data: self.data, set_fields: O::finish(self.columns), failures: self.failures }
     }
+}
+
+fn packed(words: &[u32]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(4 * words.len());
+    for word in words {
+        table.extend_from_slice(&word.to_le_bytes());
+    }
+    table
 }
 
 /// Makes the component's exports from a type that implements [`Transform`]. Once in a crate.
