@@ -110,3 +110,19 @@ fn every_mistake_has_its_line_and_a_remedy() {
         }
     }
 }
+
+#[test]
+fn every_example_is_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut count = 0;
+    for example in std::fs::read_dir(examples).expect("the examples").map(|entry| entry.expect("an example").path()) {
+        count += 1;
+        let reading = pelton::config::read(&example, &BTreeMap::new());
+        for problem in reading.problems {
+            // Plugins are built by `make`; everything else has to be right as it stands.
+            assert!(problem.found.contains("is not built"), "{}: {problem}", example.display());
+        }
+        assert!(example.join("README.md").is_file(), "{} has no README.md", example.display());
+    }
+    assert!(count >= 4, "{count} examples");
+}

@@ -7,13 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Exit, Failure, Outcome, say, say_json};
-use crate::cassandra::check::{self as cassandra, TableCheck};
+use super::{Exit, Outcome, say, say_json};
 use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
-use crate::kafka;
 use crate::pipeline::Transform as _;
 use crate::plugin::{Runtime, WasmTransform};
-use crate::startup;
+use crate::startup::{self, Loaded};
 
 /// Arguments of `pelton check`.
 #[derive(Debug, clap::Args)]
@@ -29,9 +27,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// The steps that could be loaded, by pipeline, with their index.
-type Loaded = BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>;
-
 /// Runs `pelton check`.
 pub(super) fn run(args: Args) -> Outcome {
     let reading = config::read(&args.dir, &ProcessEnvironment);
@@ -40,7 +35,10 @@ pub(super) fn run(args: Args) -> Outcome {
     let examined = startup::examine(&reading, &runtime);
     let mut problems = examined.problems;
     if args.online {
-        problems.extend(ask(&reading, &examined.transforms)?);
+        let asking = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        problems.extend(asking.block_on(startup::ask(&reading, &examined.transforms)));
+        // A client that waits for an answer that will not come must not hold up the end.
+        asking.shutdown_background();
         problems = config::ConfigErrors::new(problems).0;
     }
     let report = Report::of(&reading, problems, &examined.transforms);
@@ -50,32 +48,6 @@ pub(super) fn run(args: Args) -> Outcome {
         report.print();
     }
     Ok(if report.ok { Exit::Success } else { Exit::Failed })
-}
-
-/// What Kafka and Cassandra say about the pipelines that could be read.
-fn ask(reading: &Reading, loaded: &Loaded) -> Result<Vec<Problem>, Failure> {
-    let project = reading.valid_part();
-    let mut tables = Vec::new();
-    for pipeline in &project.pipelines {
-        let steps = loaded.get(&pipeline.name).map(Vec::as_slice).unwrap_or_default();
-        for (name, output) in &pipeline.outputs {
-            if let Output::Cassandra(table) = output {
-                let fields = if steps.len() == pipeline.steps.len() { startup::fields_set(name, steps) } else { &[] };
-                tables.push(TableCheck { pipeline: &pipeline.name, output_name: name, output: table, fields });
-            }
-        }
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut problems = runtime.block_on(async {
-        let mut problems = kafka::check(&project).await;
-        if let Some(connection) = project.settings.cassandra.as_ref().filter(|_| !tables.is_empty()) {
-            problems.extend(cassandra::check(connection, &tables).await);
-        }
-        problems
-    });
-    runtime.shutdown_background();
-    problems = problems.into_iter().map(|problem| project.place(problem)).collect();
-    Ok(problems)
 }
 
 /// What was found, and what would run.

@@ -255,3 +255,37 @@ fn a_manifest_and_a_case_are_read_for_themselves() {
     assert_eq!(bad.0.len(), 2);
     assert_eq!(json(&dir.path().join("c.yaml"), &environment).expect("valid"), serde_json::json!({ "a": [1, "x"] }));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
+
+    /// A file with a slip of the pen is read to its end, whatever the slip.
+    #[test]
+    fn no_slip_of_the_pen_stops_the_reading(
+        at in 0_usize..4000,
+        length in 0_usize..40,
+        typed in "[ \\t\\n:{}\\[\\],\"'#&*!|>%@`\\-a-z0-9$~]{0,6}",
+        in_settings: bool,
+    ) {
+        let text = if in_settings { SETTINGS } else { PIPELINE };
+        let characters: Vec<char> = text.chars().collect();
+        let at = at.min(characters.len());
+        let slipped: String = characters[..at].iter().copied()
+            .chain(typed.chars())
+            .chain(characters[(at + length).min(characters.len())..].iter().copied())
+            .collect();
+        let (settings, pipeline) = if in_settings { (slipped.as_str(), PIPELINE) } else { (SETTINGS, slipped.as_str()) };
+        let files = [
+            ("pelton.yaml", settings),
+            ("pipelines/default_pipeline.yaml", pipeline),
+            ("plugins/shop-orders.wasm", ""),
+        ];
+        let (dir, environment) = project(&files);
+        let reading = read(dir.path(), &environment);
+        for problem in &reading.problems {
+            let lines = if problem.file == "pelton.yaml" { settings } else { pipeline }.lines().count();
+            proptest::prop_assert!(problem.line <= lines + 1, "{}", problem);
+            proptest::prop_assert!(!problem.to_string().contains("-secret"), "{}", problem);
+        }
+    }
+}

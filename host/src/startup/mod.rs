@@ -1,0 +1,234 @@
+//! What happens between reading a project and reading its first record, for `run` and `check` alike.
+//!
+//! In: a [`Reading`] or a [`Project`], and the engine that runs plugins. Out: every pipeline with its plugins loaded,
+//! granted, configured and fitted to its outputs, or every mistake. Only [`ask`] opens connections; nothing here reads or
+//! writes a record.
+
+mod fit;
+mod online;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{
+    self, ConfigErrors, Draft, Environment, Mask, Pipeline, Positions, Problem, Project, Reading, Step,
+};
+use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
+use fit::{Fit, subscriptions};
+pub use online::ask;
+
+/// A pipeline that could run at once.
+#[derive(Clone)]
+pub struct PreparedPipeline {
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    /// Its steps, loaded, in order.
+    pub transforms: Vec<Arc<WasmTransform>>,
+}
+
+/// What a project's plugins say: the mistakes, and those that could be loaded.
+pub struct Examined {
+    /// Everything that is wrong with the files, and with the plugins that could be found. Warnings are among them.
+    pub problems: Vec<Problem>,
+    /// The plugins.
+    pub transforms: Loaded,
+}
+
+/// The steps that could be loaded, by pipeline, with their index.
+pub type Loaded = BTreeMap<String, Vec<(usize, Arc<WasmTransform>)>>;
+
+/// Reads a project and loads its plugins.
+///
+/// `runtime` makes the engine when the settings are known.
+///
+/// # Errors
+/// Every mistake in the files and in the plugins.
+pub fn start<E>(
+    dir: &Path,
+    environment: &dyn Environment,
+    runtime: impl FnOnce(&config::Settings) -> Result<Arc<Runtime>, E>,
+) -> Result<(Project, Vec<PreparedPipeline>), StartError<E>> {
+    let reading = config::read(dir, environment);
+    let runtime = runtime(&reading.settings).map_err(StartError::Runtime)?;
+    let mut examined = examine(&reading, &runtime);
+    if examined.problems.iter().any(Problem::is_error) {
+        return Err(StartError::Config(ConfigErrors::new(examined.problems)));
+    }
+    let project = reading.into_project().map_err(StartError::Config)?;
+    let prepared = project
+        .pipelines
+        .iter()
+        .map(|pipeline| PreparedPipeline {
+            pipeline: pipeline.clone(),
+            transforms: loaded(examined.transforms.remove(&pipeline.name)),
+        })
+        .collect();
+    Ok((project, prepared))
+}
+
+/// Why a project cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError<E> {
+    /// Mistakes in files and plugins.
+    #[error("{0}")]
+    Config(ConfigErrors),
+    /// There is no engine to run plugins.
+    #[error("{0}")]
+    Runtime(E),
+}
+
+/// Loads the plugins of a valid project.
+///
+/// # Errors
+/// Every mistake in them, over all pipelines.
+pub fn prepare(project: &Project, runtime: &Arc<Runtime>) -> Result<Vec<PreparedPipeline>, ConfigErrors> {
+    let mut problems = Vec::new();
+    let mut prepared = Vec::new();
+    for pipeline in &project.pipelines {
+        let steps: Vec<(usize, Step)> = pipeline.steps.iter().cloned().enumerate().collect();
+        let transforms = load(&pipeline.name, &steps, runtime, &project.mask, &mut problems);
+        let outputs = pipeline.outputs.iter().map(|(name, output)| (name.clone(), Some(output.clone()))).collect();
+        let fit = Fit {
+            pipeline: &pipeline.name,
+            steps: &subscriptions(&transforms),
+            is_whole: transforms.len() == steps.len(),
+            outputs: &outputs,
+            format: Some(pipeline.source.format),
+        };
+        problems.extend(fit.problems());
+        prepared.push(PreparedPipeline { pipeline: pipeline.clone(), transforms: loaded(Some(transforms)) });
+    }
+    place(&project.positions, &mut problems);
+    if problems.iter().any(Problem::is_error) { Err(ConfigErrors::new(problems)) } else { Ok(prepared) }
+}
+
+/// Loads the plugins of a project as far as it is valid: what one mistake leaves standing is examined all the same.
+#[must_use]
+pub fn examine(reading: &Reading, runtime: &Arc<Runtime>) -> Examined {
+    let mut problems = Vec::new();
+    let mut transforms = BTreeMap::new();
+    for draft in &reading.drafts {
+        let loaded = load(&draft.name, &draft.steps, runtime, &reading.mask, &mut problems);
+        problems.extend(fit(draft, &loaded));
+        transforms.insert(draft.name.clone(), loaded);
+    }
+    place(&reading.positions, &mut problems);
+    problems.extend(reading.problems.iter().cloned());
+    Examined { problems: ConfigErrors::new(problems).0, transforms }
+}
+
+fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
+    let Some(outputs) = &draft.outputs else { return Vec::new() };
+    let is_whole = draft.steps_are_whole && loaded.len() == draft.steps.len();
+    let steps = subscriptions(loaded);
+    Fit { pipeline: &draft.name, steps: &steps, is_whole, outputs, format: draft.format }.problems()
+}
+
+fn loaded(transforms: Option<Vec<(usize, Arc<WasmTransform>)>>) -> Vec<Arc<WasmTransform>> {
+    transforms.unwrap_or_default().into_iter().map(|(_, transform)| transform).collect()
+}
+
+fn place(positions: &Positions, problems: &mut Vec<Problem>) {
+    *problems = std::mem::take(problems).into_iter().map(|problem| positions.place(problem)).collect();
+}
+
+fn load(
+    pipeline: &str,
+    steps: &[(usize, Step)],
+    runtime: &Arc<Runtime>,
+    mask: &Mask,
+    problems: &mut Vec<Problem>,
+) -> Vec<(usize, Arc<WasmTransform>)> {
+    let mut loaded = Vec::new();
+    for (index, step) in steps {
+        match WasmTransform::load(runtime, &step.plugin, &step.artifact, &step.config, &step.grants, step.limits) {
+            Ok(transform) => loaded.push((*index, Arc::new(transform))),
+            Err(error) => problems.extend(load_problems(pipeline, *index, step, &error, mask)),
+        }
+    }
+    loaded
+}
+
+/// A plugin that cannot be loaded, at the key that is to blame.
+fn load_problems(pipeline: &str, index: usize, step: &Step, error: &LoadError, mask: &Mask) -> Vec<Problem> {
+    let name = &step.plugin;
+    let problem = |key: &str, found: String, remedy: &str| {
+        Problem::by_key(Some(pipeline), format!("steps[{index}].{key}"), mask.apply(&found), remedy)
+    };
+    match error {
+        LoadError::Refused(refusal) => refused(name, refusal, problem),
+        LoadError::Config { message } => vec![problem(
+            "config",
+            format!("the plugin `{name}` refuses its configuration: {message}"),
+            "write what its README asks for",
+        )],
+        LoadError::Host { message } => vec![problem(
+            "plugin",
+            format!("the plugin `{name}` cannot be started on this machine: {message}"),
+            "free memory or address space, or lower `limits: memory:`",
+        )],
+        _ => vec![problem(
+            "plugin",
+            format!("the plugin `{name}` cannot be loaded: {error}"),
+            &format!("see what it is with: pelton plugin inspect {}", step.artifact.display()),
+        )],
+    }
+}
+
+fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -> Problem) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let missing = refusal.missing();
+    if !missing.is_empty() {
+        let words: Vec<_> = missing.iter().map(|capability| format!("`{}`", capability.name())).collect();
+        let all: BTreeSet<_> = refusal.asked.union(&refusal.granted).map(|capability| capability.name()).collect();
+        let all: Vec<_> = all.into_iter().collect();
+        problems.push(problem(
+            "grants",
+            format!("the plugin `{name}` asks for {}, which it is not granted", words.join(", ")),
+            &format!("write `grants: [{}]`, or use a plugin that asks for less", all.join(", ")),
+        ));
+    }
+    for import in &refusal.unknown {
+        problems.push(problem(
+            "plugin",
+            format!("the plugin `{name}` asks for {import}, which nothing here offers"),
+            "build it without that: a plugin has no files, no sockets and no environment",
+        ));
+    }
+    for import in &refusal.versions {
+        problems.push(problem(
+            "plugin",
+            format!("the plugin `{name}` speaks another version of the interface: {import}"),
+            &format!("build it anew against {}", crate::plugin::artifact::INTERFACE_VERSION),
+        ));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Capability;
+
+    #[test]
+    fn a_refused_plugin_is_told_what_to_write() {
+        let step = Step {
+            plugin: "shop-orders".to_owned(),
+            artifact: "shop-orders.wasm".into(),
+            config: serde_json::Value::Null,
+            grants: BTreeSet::from([Capability::Log]),
+            limits: crate::config::Limits::default(),
+        };
+        let refusal = Refusal {
+            asked: BTreeSet::from([Capability::Log, Capability::Clock]),
+            granted: step.grants.clone(),
+            unknown: vec!["wasi:sockets/tcp@0.2.0".to_owned()],
+            versions: Vec::new(),
+        };
+        let problems = load_problems("orders", 0, &step, &LoadError::Refused(refusal), &Mask::default());
+        assert_eq!(problems[0].key, "steps[0].grants");
+        assert_eq!(problems[0].remedy, "write `grants: [clock, log]`, or use a plugin that asks for less");
+        assert!(problems[1].found.contains("wasi:sockets/tcp"));
+    }
+}
