@@ -216,7 +216,7 @@ proptest! {
         let mut written = Vec::new();
         for (delete, key, a, b) in &rows {
             let key = texts[usize::from(*key)].as_str();
-            let op = if *delete && *a == None { Delete } else { Upsert };
+            let op = if *delete && a.is_none() { Delete } else { Upsert };
             written.push((1, op, [text("p"), text(key), Unset, cell(*a), cell(*b)]));
             let row = table.entry(key.to_owned()).or_insert_with(|| ["-".into(), "-".into()]);
             if op == Delete {

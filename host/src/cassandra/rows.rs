@@ -325,9 +325,11 @@ impl SerializeRow for Bound<'_> {
         }
         if self.op == RowOp::Upsert {
             writer.make_cell_writer().set_value(&time).map_err(too_long)?;
-            match self.ttl_s {
-                Some(ttl_s) => drop(writer.make_cell_writer().set_value(&ttl_s.to_be_bytes()).map_err(too_long)?),
-                None => drop(writer.make_cell_writer().set_unset()),
+            let ttl = writer.make_cell_writer();
+            if let Some(ttl_s) = self.ttl_s {
+                ttl.set_value(&ttl_s.to_be_bytes()).map_err(too_long)?;
+            } else {
+                ttl.set_unset();
             }
         }
         Ok(())
