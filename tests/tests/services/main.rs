@@ -7,6 +7,7 @@ mod cassandra_suite;
 mod cassandra_support;
 mod kafka_sink;
 mod kafka_source;
+mod kafka_suite;
 mod kafka_support;
 mod line;
 mod line_support;
