@@ -25,6 +25,8 @@ use tokio::time::Instant;
 
 use super::client::{self, ClientVoice};
 use super::embedded::is_embedded;
+use super::governor;
+use super::memory::Budget;
 use super::native::{self, CommitAnswer, CommitQueue};
 use super::reader::PartitionReader;
 use super::slot::{Renewals, Slot, lock};
@@ -44,6 +46,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMIT_ATTEMPTS: u32 = 3;
 /// How often the ends of partitions are asked for.
 const ENDS_EVERY: Duration = Duration::from_secs(1);
+/// How often turns are taken, where not all partitions may fetch at once.
+const TURNS_EVERY: Duration = Duration::from_millis(50);
 /// Refusals in a row after which the operator is told: a rebalance refuses one or two.
 const REFUSALS_QUIET: u32 = 5;
 
@@ -70,6 +74,9 @@ pub(super) enum Phase {
     Abandoned = 3,
 }
 
+/// What outlives one membership: what is known of partitions, and the last generation.
+pub(super) type Memory = (Arc<Mutex<HashMap<TopicPartition, Known>>>, Arc<AtomicU64>);
+
 /// What the client's callbacks see.
 pub(super) struct Context {
     pub(super) settings: Settings,
@@ -78,6 +85,7 @@ pub(super) struct Context {
     /// What this process remembers of partitions, beyond one membership.
     pub(super) known: Arc<Mutex<HashMap<TopicPartition, Known>>>,
     pub(super) generation: Arc<AtomicU64>,
+    budget: Arc<Budget>,
     events: mpsc::Sender<SourceEvent>,
     me: OnceLock<Weak<BaseConsumer<Context>>>,
     phase: AtomicU8,
@@ -94,8 +102,8 @@ impl Context {
         settings: Settings,
         events: mpsc::Sender<SourceEvent>,
         stats: Arc<SourceStats>,
-        known: Arc<Mutex<HashMap<TopicPartition, Known>>>,
-        generation: Arc<AtomicU64>,
+        (known, generation): Memory,
+        budget: Budget,
     ) -> Self {
         Self {
             settings,
@@ -103,6 +111,7 @@ impl Context {
             stats,
             known,
             generation,
+            budget: Arc::new(budget),
             events,
             me: OnceLock::new(),
             phase: AtomicU8::new(Phase::Reading as u8),
@@ -188,6 +197,11 @@ impl Context {
             ))));
             return;
         }
+        if self.budget.fetching_max().is_some()
+            && let Err(error) = consumer.pause(&list)
+        {
+            tracing::warn!(%error, "partitions fetch before it is their turn");
+        }
         if !assignments.is_empty() {
             self.tell(SourceEvent::Assigned(assignments));
         }
@@ -228,7 +242,7 @@ impl Context {
             beginning.partition.clone(),
             beginning.topic_id.clone(),
             (beginning.offset, beginning.high),
-            (Arc::clone(&self.renewals), Arc::clone(&self.stats)),
+            (Arc::clone(&self.renewals), Arc::clone(&self.stats), Arc::clone(&self.budget)),
         ));
         slot.attach(queue);
         if beginning.is_uncommitted && self.settings.start != Start::Earliest {
@@ -470,7 +484,8 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
     let (stop, stopped) = std_mpsc::channel();
     let keeper = {
         let consumer = Arc::downgrade(&consumer);
-        thread::Builder::new().name("kafka-keeper".to_owned()).spawn(move || keep(&consumer, &stopped))
+        let every = if context.budget.fetching_max().is_some() { TURNS_EVERY } else { ENDS_EVERY };
+        thread::Builder::new().name("kafka-keeper".to_owned()).spawn(move || keep(&consumer, &stopped, every))
     };
     let commits = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
     let mut committed_at = Instant::now();
@@ -525,11 +540,11 @@ fn leave(consumer: &BaseConsumer<Context>, context: &Context) {
     lock(&context.parked).clear();
 }
 
-/// Looks at the ends of partitions and at the topics' ids now and then, on a thread of its own, since it waits for
-/// answers.
-fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>) {
+/// Looks at the ends of partitions and at the topics' ids now and then, and says whose turn to fetch it is; on a thread
+/// of its own, since it waits for answers.
+fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>, every: Duration) {
     let mut checked_at = Instant::now();
-    while matches!(stopped.recv_timeout(ENDS_EVERY), Err(std_mpsc::RecvTimeoutError::Timeout)) {
+    while matches!(stopped.recv_timeout(every), Err(std_mpsc::RecvTimeoutError::Timeout)) {
         let Some(consumer) = consumer.upgrade() else { return };
         let context = consumer.context();
         let slots: Vec<Arc<Slot>> = lock(&context.slots).values().cloned().collect();
@@ -548,9 +563,39 @@ fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>
             }
             Err(error) => tracing::debug!(%error, "the ends of the partitions are not known at the moment"),
         }
+        if let Some(fetching_max) = context.budget.fetching_max() {
+            take_turns(&consumer, &slots, fetching_max);
+        }
         if checked_at.elapsed() >= context.settings.topic_check {
             checked_at = Instant::now();
             compare_ids(&consumer, context, &slots);
+        }
+    }
+}
+
+/// Pauses and resumes partitions, where not all may fetch at once.
+fn take_turns(consumer: &BaseConsumer<Context>, slots: &[Arc<Slot>], fetching_max: usize) {
+    let views: Vec<governor::View> = slots.iter().map(|slot| slot.view()).collect();
+    let turns = governor::turns(&views, fetching_max);
+    let list_of = |indices: &[usize]| {
+        let mut list = TopicPartitionList::with_capacity(indices.len());
+        for slot in indices.iter().filter_map(|index| slots.get(*index)) {
+            list.add_partition(&slot.partition.topic, slot.partition.partition);
+        }
+        list
+    };
+    // A partition that was given back meanwhile is no error: its slot is gone too.
+    for (indices, is_fetching) in [(turns.pause, false), (turns.resume, true)] {
+        if indices.is_empty() {
+            continue;
+        }
+        let list = list_of(&indices);
+        let changed = if is_fetching { consumer.resume(&list) } else { consumer.pause(&list) };
+        if let Err(error) = changed {
+            tracing::debug!(%error, "a turn was not taken");
+        }
+        for slot in indices.iter().filter_map(|index| slots.get(*index)) {
+            slot.set_fetching(is_fetching);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - [`KafkaSource`]: membership in a group. `source` opens and closes, `consumer` answers rebalances on the one thread
 //!   that polls, `start` decides where a partition begins and whether records were lost, `slot` is one assigned
 //!   partition (its queue, and the positions to commit), `reader` makes batches of it.
+//!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order, waits for delivery reports and tries
 //!   again without end.
 //! - [`EmbeddedBroker`] for the demo, [`check`] for `pelton check --online`, [`admin`] for topics.
@@ -20,6 +21,8 @@ mod client;
 mod consumer;
 mod dead_letters;
 mod embedded;
+mod governor;
+mod memory;
 mod native;
 mod producer;
 mod reader;

@@ -512,3 +512,109 @@ fn is_about_record(code: RDKafkaErrorCode) -> bool {
             | Code::InvalidRecord
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::message::Message;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    /// Rows that are numbers.
+    struct Numbers(std::ops::Range<usize>, Vec<Vec<u8>>);
+
+    impl Numbers {
+        fn new(range: std::ops::Range<usize>) -> Arc<Self> {
+            let texts = range.clone().map(|number| number.to_string().into_bytes()).collect();
+            Arc::new(Self(range, texts))
+        }
+    }
+
+    impl Rows for Numbers {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn bytes(&self) -> usize {
+            self.0.len()
+        }
+
+        fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
+            let value = self.1.get(row).map(Vec::as_slice);
+            Ok(Outgoing { key: Some(b"k"), value, headers: OwnedHeaders::new(), timestamp_ms: None })
+        }
+    }
+
+    fn writer(brokers: &str) -> (TopicWriter, Arc<SinkStats>) {
+        let stats = Arc::<SinkStats>::default();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("retry.backoff.ms", "10");
+        (TopicWriter::new(config, "out", Arc::clone(&stats)).expect("it is made"), stats)
+    }
+
+    /// The first time that each value comes: at least once leaves repeats.
+    async fn first_times(brokers: String, count: usize) -> Vec<usize> {
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", &brokers).set("group.id", "read");
+            let consumer: BaseConsumer = config.create().expect("it is made");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset("out", 0, Offset::Beginning).expect("an offset");
+            consumer.assign(&list).expect("assigned");
+            let mut values = Vec::new();
+            let began = Instant::now();
+            while values.len() < count {
+                assert!(began.elapsed() < Duration::from_secs(30), "{} of {count} values came", values.len());
+                if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                    let text = std::str::from_utf8(message.payload().expect("a value")).expect("a number");
+                    let number = text.parse().expect("a number");
+                    if !values.contains(&number) {
+                        values.push(number);
+                    }
+                }
+            }
+            values
+        });
+        reading.await.expect("it ends")
+    }
+
+    async fn write_through(code: RDKafkaRespErr, api: RDKafkaApiKey) -> Arc<SinkStats> {
+        let cluster = MockCluster::new(1).expect("it starts");
+        cluster.create_topic("out", 1, 1).expect("it is made");
+        cluster.request_errors(api, &[code; 3]);
+        let (writer, stats) = writer(&cluster.bootstrap_servers());
+        let first = writer.write(Numbers::new(0..100)).await;
+        let second = writer.write(Numbers::new(100..200)).await;
+        for answer in [first, second] {
+            let refused =
+                tokio::time::timeout(Duration::from_secs(30), answer).await.expect("it ends").expect("answered");
+            assert_eq!(refused, []);
+        }
+        assert_eq!(first_times(cluster.bootstrap_servers(), 200).await, (0..200).collect::<Vec<_>>());
+        assert_eq!(stats.delivered.get(), 200);
+        assert_eq!(writer.blocked(), None);
+        stats
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_the_client_gives_up_is_sent_again_in_order() {
+        let stats =
+            write_through(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, RDKafkaApiKey::Produce).await;
+        assert!(stats.retries.get() > 0, "{stats:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_producer_that_failed_for_good_is_made_anew() {
+        let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        let stats = write_through(code, RDKafkaApiKey::InitProducerId).await;
+        assert!(stats.producers_renewed.get() > 0, "{stats:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_broker_that_answers_with_time_outs_is_no_delivery() {
+        write_through(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, RDKafkaApiKey::Produce).await;
+    }
+}

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::memory::Lease;
 use super::slot::Slot;
 use super::{client, native};
 use crate::pipeline::{BatchLimits, Reader, SourceError};
@@ -33,6 +34,8 @@ pub(super) struct PartitionReader {
     overhang: Option<Batch>,
     next: i64,
     headers: Vec<u8>,
+    /// The memory of `batch` and `overhang`.
+    lease: Lease,
 }
 
 /// What became of looking at the queue.
@@ -50,7 +53,8 @@ impl PartitionReader {
     pub(super) fn new(slot: Arc<Slot>) -> Self {
         let next = slot.next.load(Ordering::Relaxed);
         let batch = Batch::new(slot.partition.clone());
-        Self { slot, batch, since: None, overhang: None, next, headers: Vec::new() }
+        let lease = Lease::none(Arc::clone(&slot.budget));
+        Self { slot, batch, since: None, overhang: None, next, headers: Vec::new(), lease }
     }
 
     /// Takes what the queue has, up to the limits.
@@ -62,6 +66,8 @@ impl PartitionReader {
             if self.overhang.is_some() || self.batch.len() >= limits.records || self.batch.bytes() >= limits.bytes {
                 return Ok(Look::Full);
             }
+            // Before the look: a record that comes meanwhile says so itself.
+            slot.is_drained.store(true, Ordering::SeqCst);
             match queue.poll(Duration::ZERO) {
                 None => return Ok(Look::Empty),
                 Some(Ok(message)) => self.take(&message, limits),
@@ -78,6 +84,7 @@ impl PartitionReader {
         }
         self.next = offset + 1;
         self.slot.next.store(self.next, Ordering::Relaxed);
+        self.slot.is_drained.store(false, Ordering::SeqCst);
         self.slot.high.fetch_max(self.next, Ordering::Relaxed);
         self.headers.clear();
         let headers = &mut self.headers;
@@ -112,11 +119,16 @@ impl PartitionReader {
         }
     }
 
-    /// Hands the batch over; what did not fit begins the next.
+    /// Hands the batch over, its memory with it until its records are done; what did not fit begins the next.
     fn give(&mut self) -> Batch {
         let next = self.overhang.take();
         self.since = next.is_some().then(Instant::now);
-        std::mem::replace(&mut self.batch, next.unwrap_or_else(|| Batch::new(self.slot.partition.clone())))
+        let given = std::mem::replace(&mut self.batch, next.unwrap_or_else(|| Batch::new(self.slot.partition.clone())));
+        if let Some(last) = given.offsets.last() {
+            self.slot.give(*last, self.lease.take(given.bytes()));
+        }
+        self.lease.shrink(self.batch.bytes());
+        given
     }
 }
 
@@ -125,17 +137,26 @@ impl Reader for PartitionReader {
     async fn next_batch(&mut self, limits: BatchLimits) -> Result<Batch, SourceError> {
         let ready = Arc::clone(&self.slot.ready);
         loop {
+            if self.batch.is_empty() {
+                self.slot.wait_for_share().await;
+                self.lease.fill(limits.bytes).await;
+            } else if !self.lease.try_fill(limits.bytes) {
+                // No room for more: what is there goes on its way, and makes room.
+                return Ok(self.give());
+            }
             match self.look(limits)? {
                 Look::Full => return Ok(self.give()),
                 // Whoever holds the reader learns of it by an event, and drops it.
-                Look::Over => std::future::pending::<()>().await,
-                Look::Empty => {}
+                Look::Over => {
+                    self.lease.shrink(0);
+                    std::future::pending::<()>().await;
+                }
+                Look::Empty => self.lease.shrink(self.batch.bytes()),
             }
             match self.since {
                 None => drop(timeout(LOOK_EVERY, ready.notified()).await),
                 Some(since) => {
                     if timeout_at(since + limits.linger, ready.notified()).await.is_err() {
-                        self.look(limits)?;
                         return Ok(self.give());
                     }
                 }

@@ -7,11 +7,15 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
 use super::consumer::Context;
+use super::governor::View;
+use super::memory::{Budget, Given};
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
 use crate::pipeline::{Committer, Position};
@@ -42,6 +46,15 @@ pub(super) struct Slot {
     pub(super) renewals: Renewals,
     /// Where to count.
     pub(super) stats: Arc<SourceStats>,
+    /// The source's memory.
+    pub(super) budget: Arc<Budget>,
+    /// The reader found its queue empty when it last looked.
+    pub(super) is_drained: Arc<AtomicBool>,
+    /// Whether it fetches, and since when.
+    turn: Mutex<(bool, Instant)>,
+    given: Mutex<Given>,
+    /// Called when records are done.
+    freed: Notify,
     queue: Mutex<Option<PartitionQueue<Context>>>,
     is_live: AtomicBool,
     positions: Mutex<Positions>,
@@ -61,7 +74,7 @@ impl Slot {
         partition: TopicPartition,
         topic_id: Option<String>,
         (start, high): (i64, i64),
-        (renewals, stats): (Renewals, Arc<SourceStats>),
+        (renewals, stats, budget): (Renewals, Arc<SourceStats>, Arc<Budget>),
     ) -> Self {
         Self {
             partition,
@@ -71,6 +84,11 @@ impl Slot {
             next: AtomicI64::new(start),
             renewals,
             stats,
+            turn: Mutex::new((budget.fetching_max().is_none(), Instant::now())),
+            budget,
+            is_drained: Arc::new(AtomicBool::new(true)),
+            given: Mutex::default(),
+            freed: Notify::new(),
             queue: Mutex::new(None),
             is_live: AtomicBool::new(true),
             positions: Mutex::default(),
@@ -79,9 +97,12 @@ impl Slot {
 
     /// Gives the slot its queue, which calls [`Self::ready`] from now on.
     pub(super) fn attach(&self, mut queue: PartitionQueue<Context>) {
-        let ready = Arc::clone(&self.ready);
+        let (ready, is_drained) = (Arc::clone(&self.ready), Arc::clone(&self.is_drained));
         // Called with the queue's lock held: it may wake somebody, and nothing else.
-        queue.set_nonempty_callback(move || ready.notify_one());
+        queue.set_nonempty_callback(move || {
+            is_drained.store(false, Ordering::SeqCst);
+            ready.notify_one();
+        });
         *lock(&self.queue) = Some(queue);
         self.ready.notify_one();
     }
@@ -101,6 +122,41 @@ impl Slot {
         // Under the lock, so that no position slips in afterwards.
         let _positions = lock(&self.positions);
         self.is_live.store(false, Ordering::SeqCst);
+        *lock(&self.given) = Given::default();
+    }
+
+    /// How it stands in the order of turns.
+    pub(super) fn view(&self) -> View {
+        let (is_fetching, since) = *lock(&self.turn);
+        View {
+            is_fetching,
+            has_more: self.next.load(Ordering::Relaxed) < self.high.load(Ordering::Relaxed),
+            is_drained: self.is_drained.load(Ordering::SeqCst),
+            since: since.elapsed(),
+        }
+    }
+
+    /// It has its turn, or has given it up.
+    pub(super) fn set_fetching(&self, is_fetching: bool) {
+        // Until its reader has looked, nobody knows whether its queue is empty.
+        self.is_drained.store(!is_fetching, Ordering::SeqCst);
+        *lock(&self.turn) = (is_fetching, Instant::now());
+    }
+
+    /// A batch was given that ends with `last_offset`.
+    pub(super) fn give(&self, last_offset: i64, permit: Option<OwnedSemaphorePermit>) {
+        lock(&self.given).add(last_offset, permit);
+    }
+
+    /// Waits while the partition holds its share of the memory.
+    pub(super) async fn wait_for_share(&self) {
+        loop {
+            let freed = self.freed.notified();
+            if !lock(&self.given).is_full(&self.budget) {
+                return;
+            }
+            tokio::time::timeout(Duration::from_secs(1), freed).await.ok();
+        }
     }
 
     /// Asks for a new beginning.
@@ -171,6 +227,8 @@ impl Committer for Slot {
             tracing::error!(partition = %self.partition, next = %position.next, "a position fell: it is not committed");
             return;
         }
+        lock(&self.given).done(position.next.0);
+        self.freed.notify_one();
         positions.handed = Some(position);
     }
 }
@@ -181,7 +239,8 @@ mod tests {
     use crate::record::Offset;
 
     fn slot() -> Slot {
-        Slot::new(TopicPartition::new("t", 0), None, (0, 10), (Renewals::default(), Arc::default()))
+        let budget = Arc::new(Budget::new(1 << 20, 1, 1 << 10));
+        Slot::new(TopicPartition::new("t", 0), None, (0, 10), (Renewals::default(), Arc::default(), budget))
     }
 
     fn at(next: i64) -> Position {

@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 use super::admin::Probe;
 use super::client::{self, OWN_CONSUMER_PROPERTIES};
 use super::consumer::{self, Context, Phase, Settings};
+use super::memory::Budget;
+use super::sink::message_bytes_max;
 use super::slot::lock;
 use super::start::Known;
 use super::stats::SourceStats;
@@ -130,14 +132,29 @@ impl Inner {
         Ok(partitions)
     }
 
+    /// The largest record that any of the topics takes.
+    fn record_bytes_max(&self) -> usize {
+        let runtime = tokio::runtime::Handle::current();
+        let limits = self.topics.iter().map(|topic| runtime.block_on(message_bytes_max(&self.connection, topic)));
+        limits.max().unwrap_or(0)
+    }
+
     fn join(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         let partitions = self.look_up_topics()?;
+        let budget = Budget::new(self.options.memory_bytes, partitions, self.record_bytes_max());
+        if let Some(fetching) = budget.fetching_max() {
+            tracing::info!(
+                partitions,
+                fetching,
+                "the topics take records so large that not all partitions fit into the memory at once: they take turns"
+            );
+        }
         let context = Context::new(
             self.settings.clone(),
             events,
             Arc::clone(&self.stats),
-            Arc::clone(&self.known),
-            Arc::clone(&self.generation),
+            (Arc::clone(&self.known), Arc::clone(&self.generation)),
+            budget,
         );
         let refused = |error: rdkafka::error::KafkaError| SourceError::Refused(format!("kafka: {error}"));
         let consumer: BaseConsumer<Context> = self.config(partitions)?.create_with_context(context).map_err(refused)?;

@@ -209,3 +209,33 @@ async fn an_unknown_topic_is_refused_at_open() {
     let error = KafkaSink::open(&connection(), &output("test-no-such-output")).await.err().expect("refused");
     assert!(error.to_string().contains("no topic \"test-no-such-output\""), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_gone_blocks_and_what_was_accepted_comes_when_it_returns() {
+    let topic = Topic::new("gone", 1).await;
+    let mut output = output(&topic.name);
+    // How long the client itself waits for a topic to appear.
+    output.properties.insert("topic.metadata.propagation.max.ms".to_owned(), pelton::config::Secret::new("1000"));
+    output.properties.insert("topic.metadata.refresh.interval.ms".to_owned(), pelton::config::Secret::new("500"));
+    let sink = KafkaSink::open(&connection(), &output).await.unwrap();
+    assert_eq!(sink.write(batch(0, &[(Some(b"k"), Some(b"before"), RowOp::Upsert)])).await.await.failures, []);
+    topic.delete().await;
+    let values: Vec<String> = (0..500).map(|number| number.to_string()).collect();
+    let rows: Vec<Row<'_>> = values.iter().map(|v| (Some(&b"k"[..]), Some(v.as_bytes()), RowOp::Upsert)).collect();
+    let mut answer = sink.write(batch(1, &rows)).await;
+    let reason = tokio::select! {
+        written = &mut answer => panic!("nothing can have been written: {written:?}"),
+        reason = wait_for("it says that it is blocked", LIMIT, || sink.blocked()) => reason,
+    };
+    assert!(reason.contains(&topic.name), "{reason}");
+    topic.create(1, &[]).await;
+    let written = tokio::time::timeout(LIMIT, answer).await.expect("it goes on by itself");
+    assert_eq!(written.failures, []);
+    wait_for("it is no longer blocked", LIMIT, || sink.blocked().is_none().then_some(())).await;
+    // At least once, and in order: the first time that each value comes.
+    let mut seen = std::collections::BTreeSet::new();
+    let messages = read_all(&topic.name, 1, 500).await;
+    let text = |message: &OwnedMessage| String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
+    let first_times: Vec<String> = messages.iter().map(text).filter(|value| seen.insert(value.clone())).collect();
+    assert_eq!(first_times, values);
+}

@@ -140,7 +140,6 @@ pub(crate) async fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMu
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stretch {
     pub(crate) member: String,
-    pub(crate) generation: u64,
     pub(crate) start: i64,
     pub(crate) metadata: Option<String>,
     pub(crate) sibling_metadata: Vec<String>,
@@ -261,7 +260,6 @@ async fn read(member: String, mut assignment: Assignment, mut stop: watch::Recei
         let stretches = seen.entry(partition.clone()).or_default();
         stretches.push(Stretch {
             member,
-            generation: assignment.generation,
             start: assignment.start.0,
             metadata: assignment.metadata.clone(),
             sibling_metadata: assignment.sibling_metadata.clone(),

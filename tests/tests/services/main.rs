@@ -5,6 +5,8 @@ mod cassandra_login;
 mod cassandra_sink;
 mod cassandra_suite;
 mod cassandra_support;
+mod kafka_dead_letters;
+mod kafka_memory;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_suite;
