@@ -138,3 +138,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
     pub use serde_json::json;
 }
+
+/// The examples of the cookbook compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Cookbook;
