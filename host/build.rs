@@ -2,6 +2,8 @@
 //! nowhere. Writes `sdk_files.rs`: pairs of path and content, with a workspace around the crates that holds what they
 //! inherit from this one.
 
+#![expect(clippy::panic, reason = "a build script tells cargo of a failure by a panic")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -28,7 +28,7 @@ impl Ran {
     }
 
     fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{}", self.stdout))
+        serde_json::from_str(&self.stdout).expect("one JSON object")
     }
 }
 

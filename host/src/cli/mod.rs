@@ -4,7 +4,7 @@
 //! standard error, and an exit code. A verb reads its arguments, calls the room that does the work, and prints what
 //! came of it; it never does the work itself. This is the only room that prints.
 //!
-//! A verb is a module with `pub struct Args` (derives [`clap::Args`]) and `pub fn run(args: Args) -> Outcome`; it
+//! A verb is a module with `Args` (derives [`clap::Args`]) and `fn run(args: Args) -> Outcome`, both `pub(super)`; it
 //! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
 
 mod check;

@@ -7,7 +7,7 @@ use crate::admin::view::PipelineAnswer;
 
 /// Arguments of both verbs.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The pipeline's name: the stem of its file
     pipeline: String,
     #[command(flatten)]
@@ -18,12 +18,12 @@ pub struct Args {
 }
 
 /// `pelton pause`: returns when what was under way is finished and committed.
-pub fn pause(args: Args) -> Outcome {
+pub(super) fn pause(args: Args) -> Outcome {
     run(args, AdminClient::pause)
 }
 
 /// `pelton resume`
-pub fn resume(args: Args) -> Outcome {
+pub(super) fn resume(args: Args) -> Outcome {
     run(args, AdminClient::resume)
 }
 

@@ -9,7 +9,7 @@ use crate::status::{Phase, PipelineState, PipelineStatus, ProcessStatus};
 
 /// Arguments of `pelton status`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     daemon: DaemonArgs,
     /// Print everything as one JSON object
@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// `pelton status`
-pub fn run(args: Args) -> Outcome {
+pub(super) fn run(args: Args) -> Outcome {
     let status = args.daemon.client()?.status().map_err(failure)?;
     let causes = if args.ready { status.unready_causes() } else { Vec::new() };
     if !causes.is_empty() {

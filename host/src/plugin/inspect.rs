@@ -40,10 +40,8 @@ pub struct Producer {
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, ArtifactError> {
     let description = artifact::describe(bytes)?;
     let ungrantable = description.imports.iter().filter(|import| !is_grantable(import)).cloned().collect();
-    let producers = producers(bytes).map_err(|error| ArtifactError::Malformed {
-        offset: error.offset() as u64,
-        message: error.message().to_owned(),
-    })?;
+    let producers = producers(bytes)
+        .map_err(|error| ArtifactError::Malformed { offset: error.offset(), message: error.message().to_owned() })?;
     Ok(Inspection { description, ungrantable, producers })
 }
 

@@ -9,7 +9,8 @@ mod component;
 pub mod toolchain;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::inspect::{Inspection, inspect};
 use cargo::Workspace;

@@ -24,10 +24,12 @@ impl Doubler {
             on_missing: Policy::Reject,
             on_mismatch: Policy::Reject,
         };
-        let mut subscription = crate::pipeline::Subscription::default();
-        subscription.routes = vec!["big".to_owned()];
-        subscription.value_fields = vec![field];
-        subscription.set_fields = vec![OutputField { path: path("double"), field_type: FieldType::S64 }];
+        let subscription = crate::pipeline::Subscription {
+            routes: vec!["big".to_owned()],
+            value_fields: vec![field],
+            set_fields: vec![OutputField { path: path("double"), field_type: FieldType::S64 }],
+            ..Default::default()
+        };
         Self { subscription, counts, seen: AtomicU32::new(0) }
     }
 }
