@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,10 @@ enum Event {
     Opened(usize, Result<(), SourceError>),
     /// A task has ended without having been told to.
     TaskFailed(usize, TopicPartition, u64, String, Retry),
+    /// The tasks of a failed pipeline have ended.
+    Drained(usize),
+    /// Its source is not listened to any more, and all that it had said was handled.
+    Quiet(usize),
     /// A failed pipeline has been closed.
     Closed(usize),
     /// The wait before a failed pipeline is opened again is over.
@@ -93,6 +97,10 @@ struct Pipeline {
     opened_at: Instant,
     restarts: u32,
     tasks: HashMap<TopicPartition, Running>,
+    /// Brings the source's events.
+    listening: Option<JoinHandle<()>>,
+    /// Revocations to be answered when the tasks of a failed pipeline have ended.
+    unanswered: Vec<oneshot::Sender<()>>,
 }
 
 struct Running {
@@ -129,6 +137,8 @@ impl Supervisor {
             opened_at: Instant::now(),
             restarts: 0,
             tasks: HashMap::new(),
+            listening: None,
+            unanswered: Vec::new(),
         };
         let mut supervisor = Self { pipelines: pipelines.into_iter().map(pipeline).collect(), board, drain, events };
         (0..supervisor.pipelines.len()).for_each(|at| supervisor.open(at));
@@ -163,6 +173,8 @@ impl Supervisor {
                     self.fail(at, cause, retry);
                 }
             }
+            Event::Drained(at) => self.drained(at),
+            Event::Quiet(at) => self.close(at),
             Event::Closed(at) => self.closed(at),
             Event::Reopen(at, opening) => {
                 let pipeline = &self.pipelines[at];
@@ -186,7 +198,7 @@ impl Supervisor {
         pipeline.opening += 1;
         pipeline.opened_at = Instant::now();
         let (opening, source, events) = (pipeline.opening, Arc::clone(&pipeline.source), self.events.clone());
-        tokio::spawn(async move {
+        pipeline.listening = Some(tokio::spawn(async move {
             let (sender, mut receiver) = mpsc::channel(16);
             let opened = source.open(sender).await;
             let is_open = opened.is_ok();
@@ -196,7 +208,7 @@ impl Supervisor {
                     return;
                 }
             }
-        });
+        }));
     }
 
     fn opened(&mut self, at: usize) {
@@ -215,10 +227,27 @@ impl Supervisor {
         }
         tracing::error!(pipeline = %pipeline.line.name, "failed: {cause}");
         pipeline.state = State::Closing { cause, retry };
-        let (drained, source) = (self.stop_all(at), Arc::clone(&self.pipelines[at].source));
-        let events = self.events.clone();
+        let (drained, events) = (self.stop_all(at), self.events.clone());
         tokio::spawn(async move {
             drained.await;
+            let _ = events.send(Event::Drained(at)).await;
+        });
+    }
+
+    fn drained(&mut self, at: usize) {
+        let pipeline = &mut self.pipelines[at];
+        pipeline.unanswered.clear();
+        let (listening, events) = (pipeline.listening.take(), self.events.clone());
+        tokio::spawn(async move {
+            stop_listening(listening).await;
+            let _ = events.send(Event::Quiet(at)).await;
+        });
+    }
+
+    /// Closes a source whose readers are all gone: those of tasks, and those of assignments that nobody took.
+    fn close(&self, at: usize) {
+        let (source, events) = (Arc::clone(&self.pipelines[at].source), self.events.clone());
+        tokio::spawn(async move {
             source.close().await;
             let _ = events.send(Event::Closed(at)).await;
         });
@@ -256,6 +285,9 @@ impl Supervisor {
                 rebalanced("assigned");
                 self.opened(at);
                 assignments.into_iter().for_each(|assignment| self.start(at, assignment));
+            }
+            SourceEvent::Revoked { done, .. } if matches!(self.pipelines[at].state, State::Closing { .. }) => {
+                self.pipelines[at].unanswered.push(done);
             }
             SourceEvent::Revoked { partitions, lost, done } => {
                 rebalanced(if lost { "lost" } else { "revoked" });
@@ -397,21 +429,37 @@ impl Supervisor {
         self.board.publish(phase, self.pipelines.iter().map(snapshot).collect());
     }
 
-    async fn shut_down(mut self, queue: mpsc::Receiver<Event>) -> bool {
+    async fn shut_down(mut self, mut queue: mpsc::Receiver<Event>) -> bool {
         self.publish(Phase::Draining);
+        let draining = (0..self.pipelines.len()).map(|at| self.stop_all(at)).collect::<Vec<_>>();
+        let mut draining = futures::future::join_all(draining);
+        let mut unanswered = Vec::new();
+        let drained = loop {
+            tokio::select! {
+                drained = &mut draining => break drained,
+                Some(event) = queue.recv() => {
+                    // What is revoked meanwhile is answered when its tasks have ended; all else has come too late.
+                    if let Event::Source(_, _, SourceEvent::Revoked { done, .. }) = event {
+                        unanswered.push(done);
+                    }
+                }
+            }
+        };
+        drop(unanswered);
+        futures::future::join_all(self.pipelines.iter_mut().map(|pipeline| stop_listening(pipeline.listening.take())))
+            .await;
         drop(queue);
-        let mut closing = Vec::new();
-        for at in 0..self.pipelines.len() {
-            let (drained, source) = (self.stop_all(at), Arc::clone(&self.pipelines[at].source));
-            closing.push(async move {
-                let is_clean = drained.await;
-                source.close().await;
-                is_clean
-            });
-        }
-        let is_clean = futures::future::join_all(closing).await.into_iter().all(|is_clean| is_clean);
+        futures::future::join_all(self.pipelines.iter().map(|pipeline| pipeline.source.close())).await;
         self.publish(Phase::Draining);
-        is_clean
+        drained.into_iter().all(|is_clean| is_clean)
+    }
+}
+
+/// An assignment that is on its way is dropped with it; nobody has read from it.
+async fn stop_listening(listening: Option<JoinHandle<()>>) {
+    if let Some(listening) = listening {
+        listening.abort();
+        let _ = listening.await;
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ struct Inner {
     changes: watch::Sender<u64>,
     /// One rebalance at a time.
     rebalancing: tokio::sync::Mutex<()>,
+    /// Where rebalances run: they outlive the runtime of a member that is killed.
+    runtime: Option<Handle>,
 }
 
 #[derive(Default)]
@@ -66,6 +69,7 @@ impl MemoryGroup {
             state: Mutex::default(),
             changes: watch::Sender::new(0),
             rebalancing: tokio::sync::Mutex::default(),
+            runtime: Handle::try_current().ok(),
         }))
     }
 
@@ -294,8 +298,16 @@ impl MemoryGroup {
         }
         drop(state);
         self.wake();
+        self.rebalance_beside();
+    }
+
+    fn rebalance_beside(&self) {
         let group = self.clone();
-        tokio::spawn(async move { group.rebalance().await });
+        let rebalance = async move { group.rebalance().await };
+        match &self.0.runtime {
+            Some(runtime) => drop(runtime.spawn(rebalance)),
+            None => drop(tokio::spawn(rebalance)),
+        }
     }
 
     fn wake(&self) {
@@ -347,8 +359,7 @@ impl MemorySource {
 impl Source for MemorySource {
     async fn open(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         lock(&self.group.0.state).members.insert(self.member, events);
-        let group = self.group.clone();
-        tokio::spawn(async move { group.rebalance().await });
+        self.group.rebalance_beside();
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub mod json_patch;
 pub mod line;
 pub mod meters;
 pub mod seams;
+#[cfg(test)]
+mod simulation;
 pub mod task;
 pub mod tracker;
 pub mod write_clock;

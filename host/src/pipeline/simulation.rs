@@ -1,0 +1,426 @@
+//! The whole line over memory, with injected faults: supervisor, tasks, plugins that trap, sinks that fail, members that
+//! die. The expectation comes from the log alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Breaker;
+use super::chain::Chain;
+use super::compute::Compute;
+use super::encode::{Encoder, OutputEncoder};
+use super::gate::Gate;
+use super::line::{Line, LineOutput};
+use super::meters::Meters;
+use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, TrapKind};
+use crate::clock::ManualClock;
+use crate::config::{self, ErrorSettings, Format, Poison, Tombstones};
+use crate::memory::{
+    MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRecord, MemorySink, MemorySource, MemoryTransform, OwnedValue,
+    Step,
+};
+use crate::record::{Digest, Field, FieldType, OutputField, Policy, TopicPartition};
+use crate::status::{Commands, PipelineState, StatusBoard};
+use crate::supervisor::{Supervised, Supervisor};
+use crate::telemetry::Telemetry;
+
+const TOPIC: &str = "events";
+const NOW_MS: i64 = 1_800_000_000_000;
+
+/// Where the rows of all members end up, and how their pipelines are set up.
+#[derive(Clone)]
+struct World {
+    log: MemoryLog,
+    group: MemoryGroup,
+    table: MemorySink,
+    alerts: MemorySink,
+    letters: MemoryDeadLetters,
+    errors: ErrorSettings,
+}
+
+/// A daemon: one supervisor with one pipeline.
+struct Daemon {
+    source: Arc<MemorySource>,
+    shutdown: CancellationToken,
+    running: JoinHandle<bool>,
+    runtime: Runtime,
+    commands: Commands,
+    board: StatusBoard,
+}
+
+impl World {
+    fn new(partitions: i32) -> Self {
+        let log = MemoryLog::new();
+        log.create_topic(TOPIC, partitions);
+        let column = |name: &str| CellSpec { column: name.into(), path: vec![name.into()] };
+        Self {
+            group: MemoryGroup::new(&log, &[TOPIC]),
+            log,
+            table: MemorySink::table(vec![column("id"), column("n"), column("double")], &["id"]),
+            alerts: MemorySink::records(),
+            letters: MemoryDeadLetters::new(),
+            errors: ErrorSettings { poison: Poison::DeadLetter, retry_attempts: 3, breaker: None },
+        }
+    }
+
+    fn append(&self, partition: i32, timestamp_ms: i64, id: &str, value: &str) {
+        self.log.append(&TopicPartition::new(TOPIC, partition), MemoryRecord::new(timestamp_ms, id, value));
+    }
+
+    fn start(&self, transforms: Vec<MemoryTransform>, drain: Duration) -> Daemon {
+        let transforms: Vec<Arc<dyn Transform>> =
+            transforms.into_iter().map(|transform| Arc::new(transform) as Arc<dyn Transform>).collect();
+        let set_fields: Vec<Vec<OutputField>> =
+            transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
+        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: set_fields.clone() });
+        let output = |name: &str, sink: &MemorySink| LineOutput {
+            encoder: OutputEncoder::new(name, sink.wants(), &Tombstones::Reject, &set_fields),
+            sink: Arc::new(sink.clone()),
+        };
+        let line = Line {
+            name: "events".into(),
+            chain: Chain::new(&transforms, Arc::clone(&encoder)),
+            encoder,
+            outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
+            dead_letters: Arc::new(self.letters.clone()),
+            compute: Compute::start(2).unwrap(),
+            batch: BatchLimits { records: 16, bytes: 1 << 20, linger: Duration::from_millis(1) },
+            errors: self.errors.clone(),
+            clock: Arc::new(ManualClock::at(NOW_MS)),
+            gate: Gate::default(),
+            breaker: self.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
+            meters: Meters::new("events", &Telemetry::new()),
+            digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
+            configuration: Digest::of(b"").short(),
+            timestamp_floor: 0,
+        };
+        let source = Arc::new(self.group.source());
+        let (commands, receiver) = Commands::channel();
+        let (shutdown, board) = (CancellationToken::new(), StatusBoard::new(0));
+        let supervised = Supervised { line: Arc::new(line), source: Arc::clone(&source) as Arc<dyn super::Source> };
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let running =
+            runtime.spawn(Supervisor::run(vec![supervised], board.clone(), drain, receiver, shutdown.clone()));
+        Daemon { source, shutdown, running, runtime, commands, board }
+    }
+
+    fn partitions(&self) -> Vec<TopicPartition> {
+        self.log.partitions(TOPIC)
+    }
+
+    fn is_done(&self) -> bool {
+        self.partitions().iter().all(|partition| {
+            self.group.committed(partition).is_some_and(|position| position.next == self.log.end(partition))
+        })
+    }
+
+    /// By id: the value and write time of the last record that makes a row, from the log alone.
+    fn expected(&self) -> BTreeMap<String, (i64, i64)> {
+        let mut rows = BTreeMap::new();
+        for partition in self.partitions() {
+            let mut h = 0;
+            for offset in 0..self.log.end(&partition).0 {
+                let record = self.log.get(&partition, crate::record::Offset(offset)).unwrap();
+                h = (record.timestamp_ms.unwrap() * 1000).max(h + 10);
+                let value = String::from_utf8(record.value.unwrap()).unwrap();
+                if let Ok(value) = serde_json::from_str::<serde_json::Value>(&value)
+                    && let Some(n) = value["n"].as_i64().filter(|n| *n >= 0)
+                    && value["poison"].is_null()
+                {
+                    rows.insert(value["id"].as_str().unwrap().to_owned(), (n, h));
+                }
+            }
+        }
+        rows
+    }
+
+    fn written(&self) -> BTreeMap<String, (i64, i64)> {
+        let row = |row: crate::memory::TableRow| {
+            let OwnedValue::Text(id) = &row.key[0] else { panic!("a key is text: {row:?}") };
+            let (OwnedValue::S64(n), at) = &row.cells["n"] else { panic!("n is a number: {row:?}") };
+            assert_eq!(row.cells["double"], (OwnedValue::S64(n * 2), *at), "both cells of {id} are of one write");
+            (id.clone(), (*n, at.0))
+        };
+        self.table.rows(NOW_MS).into_iter().map(row).collect()
+    }
+}
+
+impl Daemon {
+    async fn stop(self) -> bool {
+        self.shutdown.cancel();
+        let is_clean = self.running.await.unwrap();
+        self.runtime.shutdown_background();
+        is_clean
+    }
+
+    /// Dies: what it holds is lost, what it wrote may or may not have been written.
+    async fn kill(self) {
+        let runtime = self.runtime;
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(5))).await.unwrap();
+        self.source.kill();
+    }
+}
+
+/// Reads `id` and `n`, sets `double`; negative numbers are failed, odd hundreds alert, zero is dropped by value 0.
+fn doubler() -> MemoryTransform {
+    let field = |name: &str, field_type| Field {
+        path: vec![name.into()],
+        field_type,
+        on_missing: Policy::Reject,
+        on_mismatch: Policy::Reject,
+    };
+    let subscription = Subscription {
+        routes: vec!["alerts".into()],
+        value_fields: vec![field("id", FieldType::Text), field("n", FieldType::S64)],
+        set_fields: vec![OutputField { path: vec!["double".into()], field_type: FieldType::S64 }],
+        ..Subscription::default()
+    };
+    MemoryTransform::new("doubler", subscription, |record| {
+        let Some(OwnedValue::S64(n)) = record.field(1) else { return Step::Drop };
+        if n < 0 {
+            return Step::Fail(FailureKind::Reject, "negative".into(), "n must not be negative".into());
+        }
+        let row = Step::Keep(vec![crate::memory::OwnedCell::Value(OwnedValue::S64(n * 2))]);
+        if n % 100 == 0 { Step::All(vec![row.clone(), Step::To(1, Box::new(row))]) } else { row }
+    })
+    .trap_on(br#""poison":"trap""#, TrapKind::Trap)
+}
+
+/// As [`eventually`], and says what everybody is doing where it does not come true.
+async fn eventually_all(world: &World, daemons: &[Daemon], seed: u64) {
+    for _ in 0..2_000 {
+        if world.is_done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let boards: Vec<_> = daemons.iter().map(|daemon| daemon.board.read()).collect();
+    let committed: Vec<_> =
+        world.partitions().iter().map(|p| (world.group.committed(p).map(|c| c.next), world.log.end(p))).collect();
+    panic!("seed {seed}: not everything is committed within 20 s: {committed:?} {boards:#?}");
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
+}
+
+fn some_record(rng: &mut StdRng, number: i64) -> (String, String) {
+    let id = format!("k{}", rng.random_range(0..20));
+    let value = match rng.random_range(0..40) {
+        0 => r#"{"id":"x","n":"#.to_owned(),
+        1 => format!(r#"{{"id":"{id}","n":-1}}"#),
+        2 => format!(r#"{{"id":"{id}","n":"{number}"}}"#),
+        3 => format!(r#"{{"id":"{id}","n":{number},"poison":"trap"}}"#),
+        _ => format!(r#"{{"id":"{id}","n":{number}}}"#),
+    };
+    (id, value)
+}
+
+/// Members join, are killed, lose partitions; the table fails, is slow and answers out of order. Every key is updated many
+/// times, under shuffled timestamps and in bursts within a millisecond.
+async fn storm(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let world = World::new(4);
+    world.group.cut_batches(seed);
+    world.table.reorder(seed, Duration::from_millis(3));
+    let mut daemons = vec![world.start(vec![doubler()], Duration::from_secs(5))];
+    let mut number = 0;
+    for round in 0..30 {
+        for _ in 0..rng.random_range(1..40) {
+            number += 1;
+            let (id, value) = some_record(&mut rng, number);
+            // A key has one partition.
+            let partition = id.bytes().map(i32::from).sum::<i32>() % 4;
+            world.append(partition, NOW_MS - rng.random_range(0..50), &id, &value);
+        }
+        match rng.random_range(0..8) {
+            0 if daemons.len() < 3 => daemons.push(world.start(vec![doubler()], Duration::from_secs(5))),
+            1 => {
+                // Everybody dies at once, in the middle of writes of which nobody knows whether they were stored.
+                world.table.crash(seed + round);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                for daemon in daemons.drain(..) {
+                    daemon.kill().await;
+                }
+                world.table.recover();
+            }
+            2 => world.table.fail_next(rng.random_range(1..5)),
+            3 => {
+                let partitions = world.partitions();
+                world.group.lose(&partitions[rng.random_range(0..partitions.len())]).await;
+            }
+            4 if daemons.len() > 1 => {
+                daemons.remove(0).stop().await;
+            }
+            5 if daemons.len() > 1 => daemons.remove(rng.random_range(0..daemons.len())).kill().await,
+            _ => tokio::time::sleep(Duration::from_millis(rng.random_range(0..5))).await,
+        }
+        if daemons.is_empty() {
+            daemons.push(world.start(vec![doubler()], Duration::from_secs(5)));
+        }
+    }
+    // What a dead member's unanswered writes leave uncertain is written again by whoever took over.
+    eventually_all(&world, &daemons, seed).await;
+    for daemon in daemons {
+        assert!(daemon.stop().await, "seed {seed}: drained");
+    }
+    assert_eq!(world.written(), world.expected(), "seed {seed}");
+    assert_eq!(world.group.violations(), Vec::<String>::new(), "seed {seed}");
+    let wrong = world.letters.letters().into_iter().find(|letter| {
+        let value = String::from_utf8_lossy(letter.value.as_deref().unwrap_or_default()).into_owned();
+        let code = match letter.code.as_str() {
+            "negative" => value.contains("-1"),
+            "plugin.trap" => value.contains("trap"),
+            "decode.wrong_type" => value.contains(r#""n":""#),
+            "decode.malformed_json" => value.ends_with(':'),
+            _ => false,
+        };
+        !code
+    });
+    assert_eq!(wrong, None, "seed {seed}: every dead letter has its cause");
+}
+
+#[tokio::test]
+async fn nothing_is_lost_and_nothing_is_wrong_in_a_storm() {
+    for seed in 0..12 {
+        storm(seed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_poison_record_does_not_block_its_partition() {
+    let world = World::new(1);
+    for n in 1..=50 {
+        let poison = if n == 25 { r#","poison":"trap""# } else { "" };
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}{poison}}}"#));
+    }
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    assert_eq!(world.written().len(), 49);
+    let letters = world.letters.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(
+        (letters[0].offset.0, letters[0].code.as_str(), letters[0].stage.as_str()),
+        (24, "plugin.trap", "transform:doubler")
+    );
+}
+
+#[tokio::test]
+async fn a_record_that_asks_for_it_is_tried_again_and_holds_its_partition() {
+    let mut world = World::new(1);
+    world.errors.retry_attempts = 3;
+    for n in 1..=9 {
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
+    }
+    let transform = doubler().retry_on(br#""n":4}"#, 2, Duration::from_millis(1)).retry_on(
+        br#""n":7}"#,
+        9,
+        Duration::from_millis(1),
+    );
+    let daemon = world.start(vec![transform], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    assert_eq!(world.written().len(), 8, "4 got through at the third try, 7 used its tries up");
+    let letters = world.letters.letters();
+    assert_eq!(letters.iter().map(|letter| (letter.offset.0, letter.attempts)).collect::<Vec<_>>(), [(6, 3)]);
+}
+
+#[tokio::test]
+async fn the_breaker_pauses_before_the_failures_and_resume_lets_them_through() {
+    let mut world = World::new(1);
+    world.errors.breaker = Some(config::Breaker { percent: 50.0, records: 10, within: Duration::from_secs(60) });
+    for n in 1..=10 {
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
+    }
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the good ones are committed", || world.is_done()).await;
+    let before = world.log.end(&world.partitions()[0]);
+    for _ in 0..16 {
+        world.append(0, NOW_MS, "k", r#"{"id":"bad","n":-1}"#);
+    }
+    let paused = || daemon.board.read().pipelines.first().map(|p| p.state) == Some(PipelineState::Paused);
+    eventually("the pipeline is paused", paused).await;
+    let status = daemon.board.read().pipelines[0].clone();
+    assert!(status.cause.as_deref().unwrap_or_default().contains("negative"), "{:?}", status.cause);
+    assert_eq!(status.resume_command.as_deref(), Some("pelton resume events"));
+    assert!(world.group.committed(&world.partitions()[0]).unwrap().next >= before);
+    let letters_before = world.letters.letters().len();
+    assert!(letters_before < 16);
+
+    daemon.commands.resume("events").await.unwrap();
+    eventually("what was held came through", || world.letters.letters().len() > letters_before).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn stop_means_that_nothing_passes_the_record() {
+    let mut world = World::new(1);
+    world.errors.poison = Poison::Stop;
+    for n in [1, -1, 2] {
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
+    }
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    let paused = || daemon.board.read().pipelines.first().map(|p| p.state) == Some(PipelineState::Paused);
+    eventually("the pipeline is paused", paused).await;
+    assert!(daemon.board.read().pipelines[0].cause.as_deref().unwrap().contains("events/0/1"));
+    daemon.stop().await;
+    assert!(world.group.committed(&world.partitions()[0]).unwrap().next.0 <= 1);
+    assert_eq!(world.letters.letters(), []);
+}
+
+#[tokio::test]
+async fn what_is_not_drained_in_time_stays_uncommitted_and_comes_again() {
+    let world = World::new(1);
+    world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);
+    world.table.block("the table is away");
+    let daemon = world.start(vec![doubler()], Duration::from_millis(50));
+    eventually("the status names the block", || {
+        daemon
+            .board
+            .read()
+            .pipelines
+            .first()
+            .is_some_and(|p| !p.blocked.is_empty() && p.partitions.iter().any(|p| p.in_flight > 0))
+    })
+    .await;
+    assert!(!daemon.stop().await, "the drain deadline was forced");
+    assert_eq!(world.group.committed(&world.partitions()[0]).unwrap().next.0, 0);
+    world.table.unblock();
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    assert_eq!(world.written(), world.expected());
+}
+
+#[tokio::test]
+async fn another_version_writes_what_may_have_been_written_at_the_next_epoch() {
+    let world = World::new(1);
+    for n in 1..=3 {
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
+    }
+    world.table.block("nothing is answered");
+    let daemon = world.start(vec![doubler()], Duration::from_millis(10));
+    eventually("a start was committed", || world.group.committed(&world.partitions()[0]).is_some()).await;
+    daemon.stop().await;
+    world.table.unblock();
+    let daemon = world.start(vec![doubler().with_digest(Digest::of(b"second"))], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    world.append(0, NOW_MS, "k", r#"{"id":"k4","n":4}"#);
+    eventually("the new record is committed", || world.is_done()).await;
+    daemon.stop().await;
+    let epochs: Vec<i64> = world.written().values().map(|(_, at)| at % 10).collect();
+    assert_eq!(epochs, [1, 1, 1, 0]);
+}
