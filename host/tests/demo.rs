@@ -65,6 +65,21 @@ fn a_kept_project_runs_again_with_its_changes() {
 }
 
 #[test]
+fn another_pipeline_may_stand_beside_the_demos_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    keep(&shop);
+    let copy = "source: { kafka: { topics: [shop.orders] }, format: json }\nsteps: []\n\
+                outputs: { default: { kafka: { topic: shop.copy } } }\n";
+    fs::write(shop.join("pipelines/copy.yaml"), copy).expect("the pipeline can be written");
+    let output = demo(&[shop.to_str().expect("a plain path"), "--seconds", "1", "--json"]);
+    let summary = summary(&output);
+    assert_eq!(summary["matches"], true, "{summary:#}");
+    let copied = summary["seen"]["topics"]["shop.copy"].as_u64().expect("it was read back");
+    assert!(copied > 1_000 && copied <= summary["events"].as_u64().expect("a number"), "{summary:#}");
+}
+
+#[test]
 fn a_mismatch_is_exit_code_1_and_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let shop = dir.path().join("shop");
@@ -96,7 +111,7 @@ fn nothing_is_claimed_of_another_plugin() {
     assert_eq!(summary["matches"], Value::Null);
     let why = summary["not_compared_because"].as_str().expect("it says why");
     assert!(why.contains("is not the one"), "{why}");
-    assert!(summary["seen"]["rows"].as_u64() > Some(100), "{summary:#}");
+    assert!(summary["seen"]["tables"]["orders"].as_u64() > Some(100), "{summary:#}");
 }
 
 #[test]

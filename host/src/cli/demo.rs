@@ -26,8 +26,8 @@ letters, and compares: every id where it belongs, every row's final values right
   pelton demo shop            runs what is there now, with your changes, against new events
   pelton run shop             runs it against a real broker: PELTON_BROKERS=host:9092
 
-It knows the outcome as long as the plugin is the one it came with; the step's `config:` may be changed. With another
-plugin or pipeline it shows what the stores hold, and compares nothing.";
+It knows the outcome as long as the plugin is the one it came with; the step's `config:` may be changed, and further
+pipelines may stand beside it. With another plugin it shows what the stores hold, and compares nothing.";
 
 /// Arguments of `pelton demo`.
 #[derive(Debug, clap::Args)]
@@ -175,9 +175,15 @@ fn print(summary: &Summary, directory: &Directory) {
         None => {
             let why = summary.not_compared_because.as_deref().unwrap_or("nobody knows what should be there");
             say("");
-            say(format_args!("Read back from the stores: {} rows, {} alerts", summary.seen.rows, summary.seen.alerts));
+            say("Read back from the stores:");
+            for (table, rows) in &summary.seen.tables {
+                say(format_args!("  {:<38}{:>10}", format!("rows of table {table}"), grouped(*rows)));
+            }
+            for (topic, records) in &summary.seen.topics {
+                say(format_args!("  {:<38}{:>10}", format!("records of topic {topic}"), grouped(*records)));
+            }
             for (code, count) in &summary.seen.dead_letters {
-                say(format_args!("  {:<28}{:>10} dead letters", code, grouped(*count)));
+                say(format_args!("  {:<38}{:>10}", format!("dead letters, {code}"), grouped(*count)));
             }
             say(format_args!("Not compared with anything: {why}."));
         }

@@ -1,12 +1,12 @@
 //! The demo's project directory: written once, read like any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::DemoError;
 use super::rules::Rules;
-use crate::config::{self, DeadLetterSettings, Output, ProcessEnvironment, Project};
+use crate::config::{DeadLetterSettings, Output, Pipeline, Poison, ProcessEnvironment, Project};
 use crate::daemon::Ready;
 
 /// The plugin that every demo starts with.
@@ -23,10 +23,12 @@ const FILES: [(&str, &[u8]); 3] = [
 pub enum Role {
     /// The shop's events.
     Events,
-    /// Rows that a pipeline routes to a topic.
+    /// The known pipeline's alerts.
     Alerts,
-    /// Records that could not be handled.
+    /// The known pipeline's dead letters.
     DeadLetters,
+    /// What other pipelines write: counted, not looked into.
+    Other,
 }
 
 /// Where the demo's project is.
@@ -82,16 +84,18 @@ pub(super) async fn read(dir: &Path) -> Result<Ready, DemoError> {
 
 /// Every topic that a project names, and what for.
 #[must_use]
-pub(super) fn topics(project: &Project) -> BTreeMap<String, Role> {
+pub(super) fn topics(project: &Project, known: &Known) -> BTreeMap<String, Role> {
     let mut topics = BTreeMap::new();
     for pipeline in &project.pipelines {
-        for output in pipeline.outputs.values() {
+        let is_known = pipeline.name == known.pipeline;
+        for (name, output) in &pipeline.outputs {
             if let Output::Kafka(kafka) = output {
-                topics.insert(kafka.topic.clone(), Role::Alerts);
+                let role = if is_known && name == ALERTS { Role::Alerts } else { Role::Other };
+                topics.insert(kafka.topic.clone(), role);
             }
         }
         if let DeadLetterSettings::Kafka { topic } = &pipeline.dead_letters {
-            topics.insert(topic.clone(), Role::DeadLetters);
+            topics.insert(topic.clone(), if is_known { Role::DeadLetters } else { Role::Other });
         }
     }
     // A topic that a pipeline also reads holds events.
@@ -101,9 +105,25 @@ pub(super) fn topics(project: &Project) -> BTreeMap<String, Role> {
     topics
 }
 
+/// Every embedded table that a project names.
+#[must_use]
+pub(super) fn tables(project: &Project) -> BTreeSet<String> {
+    let outputs = project.pipelines.iter().flat_map(|pipeline| pipeline.outputs.values());
+    let tables = outputs.filter_map(|output| match output {
+        Output::Sqlite(table) => Some(table.table.clone()),
+        _ => None,
+    });
+    tables.collect()
+}
+
+/// The output of alerts.
+const ALERTS: &str = "alerts";
+
 /// What is known of a project's outcome beforehand.
 #[derive(Debug, Clone)]
 pub struct Known {
+    /// The pipeline.
+    pub pipeline: String,
     /// The topic that the shop writes to.
     pub topic: String,
     /// The table of orders, where it is an embedded one.
@@ -112,39 +132,49 @@ pub struct Known {
     pub rules: Result<Rules, String>,
 }
 
-/// Looks whether the pipeline is still the demo's own, but for its configuration.
+/// Looks for a pipeline that is still the demo's own, but for its configuration; others may stand beside it.
 #[must_use]
 pub(super) fn known(project: &Project) -> Option<Known> {
-    let pipeline = project.pipelines.first()?;
-    let table = match pipeline.outputs.get("default") {
-        Some(Output::Sqlite(table)) => Some(table.table.clone()),
-        _ => None,
-    };
-    let rules = rules(project, table.is_some());
-    Some(Known { topic: pipeline.source.topics.first()?.clone(), table, rules })
+    let all: Vec<Known> = project
+        .pipelines
+        .iter()
+        .filter_map(|pipeline| {
+            let table = match pipeline.outputs.get("default") {
+                Some(Output::Sqlite(table)) => Some(table.table.clone()),
+                _ => None,
+            };
+            let topic = pipeline.source.topics.first()?.clone();
+            Some(Known { pipeline: pipeline.name.clone(), topic, table, rules: rules(pipeline) })
+        })
+        .collect();
+    all.iter().find(|known| known.rules.is_ok()).or_else(|| all.first()).cloned()
 }
 
-fn rules(project: &Project, has_table: bool) -> Result<Rules, String> {
-    let ([pipeline], true) = (project.pipelines.as_slice(), has_table) else {
-        return Err("it is not one pipeline whose default output is an embedded table".into());
+fn rules(pipeline: &Pipeline) -> Result<Rules, String> {
+    let wrong = |what: &str| Err(format!("of pipeline {}, {what}", pipeline.name));
+    let Some(Output::Sqlite(table)) = pipeline.outputs.get("default") else {
+        return wrong("the default output is no embedded table");
     };
+    if table.ttl.is_some() {
+        return wrong("the rows expire");
+    }
     let [step] = pipeline.steps.as_slice() else {
-        return Err("it does not have exactly one step".into());
+        return wrong("there is not exactly one step");
     };
     if fs::read(&step.artifact).ok().as_deref() != Some(PLUGIN) {
-        return Err(format!("its plugin {} is not the one that this demo was made with", step.plugin));
+        return wrong(&format!("the plugin {} is not the one that this demo was made with", step.plugin));
     }
-    if matches!(pipeline.outputs.get("default"), Some(Output::Sqlite(table)) if table.ttl.is_some()) {
-        return Err("the rows of its table expire".into());
-    }
-    let alerts = matches!(pipeline.outputs.get("alerts"), Some(Output::Kafka(_)));
+    let alerts = matches!(pipeline.outputs.get(ALERTS), Some(Output::Kafka(_)));
     if !alerts || !matches!(pipeline.dead_letters, DeadLetterSettings::Kafka { .. }) {
-        return Err("alerts or dead letters do not go to a topic".into());
+        return wrong("alerts or dead letters do not go to a topic");
     }
-    if pipeline.errors.poison != config::Poison::DeadLetter {
-        return Err("its poison records do not become dead letters".into());
+    if pipeline.errors.poison != Poison::DeadLetter {
+        return wrong("poison records do not become dead letters");
     }
-    Rules::from_config(&step.config).ok_or_else(|| "its step's configuration is not the plugin's".into())
+    match Rules::from_config(&step.config) {
+        Some(rules) => Ok(rules),
+        None => wrong("the step's configuration is not the plugin's"),
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +182,7 @@ mod tests {
     use super::*;
 
     fn load(dir: &Path) -> Project {
-        config::load(dir, &ProcessEnvironment).expect("it has no mistakes")
+        crate::config::load(dir, &ProcessEnvironment).expect("it has no mistakes")
     }
 
     #[test]
@@ -169,7 +199,8 @@ mod tests {
             ("shop.orders".to_owned(), Role::Events),
             ("shop.orders.dlq".to_owned(), Role::DeadLetters),
         ];
-        assert_eq!(topics(&project), roles.into());
+        assert_eq!(topics(&project, &known), roles.into());
+        assert_eq!(tables(&project), ["orders".to_owned()].into());
         let again = write(dir.path()).expect_err("it is not empty").to_string();
         assert!(again.contains("not empty"), "{again}");
     }
@@ -181,5 +212,18 @@ mod tests {
         fs::write(dir.path().join("plugins/shop-orders.wasm"), b"another").expect("writes");
         let known = known(&load(dir.path())).expect("there is a pipeline");
         assert!(known.rules.expect_err("another plugin").contains("is not the one"));
+    }
+
+    #[test]
+    fn another_pipeline_may_stand_beside_the_demos_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        write(dir.path()).expect("writes");
+        let copy = "source: { kafka: { topics: [shop.orders] }, format: json }\nsteps: []\n\
+                    outputs: { default: { kafka: { topic: shop.copy } } }\n";
+        fs::write(dir.path().join("pipelines/copy.yaml"), copy).expect("writes");
+        let project = load(dir.path());
+        let known = known(&project).expect("there are pipelines");
+        assert_eq!((known.pipeline.as_str(), known.rules.is_ok()), ("orders", true));
+        assert_eq!(topics(&project, &known)["shop.copy"], Role::Other);
     }
 }

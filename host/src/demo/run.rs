@@ -1,6 +1,6 @@
 //! One demo from its start to its reckoning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::daemon::Daemon;
 use crate::kafka::{EmbeddedBroker, KafkaSink};
 use crate::pipeline::{Pending, Sink};
 use crate::record::{Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime, push_header};
-use crate::status::{PipelineState, StatusBoard};
+use crate::status::{PartitionStatus, PipelineState, StatusBoard};
 
 /// Partitions of the topic of events.
 const PARTITIONS: i32 = 4;
@@ -75,11 +75,11 @@ pub struct Progress {
 /// What was seen in the stores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
-    /// Rows of the table.
-    pub rows: u64,
-    /// Records in topics of outputs.
-    pub alerts: u64,
-    /// Dead letters, by code.
+    /// Rows of each table, those of earlier runs too.
+    pub tables: BTreeMap<String, u64>,
+    /// Records in each topic that a pipeline writes to.
+    pub topics: BTreeMap<String, u64>,
+    /// Dead letters of the shop's pipeline, by code.
     pub dead_letters: BTreeMap<String, u64>,
 }
 
@@ -136,13 +136,14 @@ pub async fn run(
     let Some(known) = project::known(&ready.project) else {
         return Err(project::unusable(&dir, "it has no pipeline"));
     };
-    let roles = project::topics(&ready.project);
+    let roles = project::topics(&ready.project, &known);
     let broker = start_broker(&roles)?;
     let connection = broker.connection();
     let settings = &mut ready.project.settings;
     settings.kafka = Some(connection.clone());
     settings.admin = free_or_any(settings.admin);
-    let tables = settings.sqlite.clone();
+    let file = settings.sqlite.clone();
+    let tables = project::tables(&ready.project);
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let seen = Arc::default();
@@ -150,18 +151,24 @@ pub async fn run(
     for (topic, role) in roles.iter().filter(|(_, role)| **role != Role::Events) {
         tails.push(Tail::open(&connection, topic, *role, &seen, &clock).await?);
     }
+    let readers = ready.project.pipelines.iter().filter(|pipeline| pipeline.source.topics.contains(&known.topic));
+    let readers: BTreeSet<_> = readers.map(|pipeline| pipeline.name.clone()).collect();
     let daemon = Daemon::start(ready).await?;
     let run = format!("{:x}", clock.now_ms() / 1000);
-    let mut shop = Shop::open(&connection, &known, options, &run, daemon.board().clone(), &seen).await?;
+    let mut shop = Shop::open(&connection, (&known, readers), options, &run, daemon.board().clone(), &seen).await?;
     let outcome = shop.trade(options.length, stop, &*clock, &mut tell).await;
     daemon.shut_down().await;
     for tail in tails {
         tail.close().await;
     }
     outcome?;
-    let found = shop.found(tables.as_deref(), &run)?;
     drop(broker);
-    Ok(shop.summary(options.seed, &found, kept))
+    let found = shop.found(file.as_deref(), &run)?;
+    let counts = match &file {
+        Some(file) if !tables.is_empty() => stores::count_rows(file, &tables)?,
+        _ => BTreeMap::new(),
+    };
+    Ok(shop.summary(options.seed, &found, counts, kept))
 }
 
 fn start_broker(roles: &BTreeMap<String, Role>) -> Result<EmbeddedBroker, DemoError> {
@@ -187,6 +194,8 @@ struct Shop {
     /// Why the expectation means nothing, if so.
     unknown: Option<String>,
     topic: String,
+    /// The pipelines that read it.
+    readers: BTreeSet<String>,
     table: Option<String>,
     sink: KafkaSink,
     under_way: FuturesUnordered<Pending>,
@@ -202,7 +211,7 @@ struct Shop {
 impl Shop {
     async fn open(
         connection: &KafkaConnection,
-        known: &Known,
+        (known, readers): (&Known, BTreeSet<String>),
         options: &Options,
         run: &str,
         board: StatusBoard,
@@ -222,6 +231,7 @@ impl Shop {
             expected: Expected::default(),
             unknown,
             topic: known.topic.clone(),
+            readers,
             table: known.table.clone(),
             sink: KafkaSink::open(connection, &output).await?,
             under_way: FuturesUnordered::new(),
@@ -258,7 +268,7 @@ impl Shop {
         tell: &mut impl FnMut(&Progress),
     ) -> Result<(), DemoError> {
         let joined = async {
-            while self.partitions() < PARTITIONS as usize {
+            while self.partitions() < PARTITIONS as u64 {
                 self.check()?;
                 tell(&Progress { note: Some("the pipeline joins its group".into()), ..Progress::default() });
                 sleep(PROGRESS).await;
@@ -357,7 +367,7 @@ impl Shop {
                 if seen.failed.is_some() || (self.unknown.is_none() && self.expected.topics_are_complete(&seen.found)) {
                     return;
                 }
-                seen.records
+                seen.topics.values().sum::<u64>()
             };
             if now > records {
                 (records, moved) = (now, Instant::now());
@@ -371,18 +381,27 @@ impl Shop {
         }
     }
 
-    /// Events that are durable or decided: what the pipeline has committed.
+    /// Events that are durable or decided: what the pipeline that is furthest behind has committed.
     fn handled(&self) -> u64 {
-        let status = self.board.read();
-        let partitions = status.pipelines.iter().flat_map(|pipeline| &pipeline.partitions);
-        let committed = partitions.filter(|partition| partition.topic == self.topic).filter_map(|p| p.committed);
-        (committed.sum::<i64>().max(0) as u64).min(self.produced)
+        let committed = self.by_pipeline(|partition| partition.committed.unwrap_or(0).max(0) as u64);
+        committed.into_iter().min().unwrap_or(0).min(self.produced)
     }
 
-    fn partitions(&self) -> usize {
+    /// Partitions of the pipeline that has fewest.
+    fn partitions(&self) -> u64 {
+        self.by_pipeline(|_| 1).into_iter().min().unwrap_or(0)
+    }
+
+    /// A sum over the topic's partitions, for each pipeline that reads it.
+    fn by_pipeline(&self, of: impl Fn(&PartitionStatus) -> u64) -> Vec<u64> {
         let status = self.board.read();
-        let partitions = status.pipelines.iter().flat_map(|pipeline| &pipeline.partitions);
-        partitions.filter(|partition| partition.topic == self.topic).count()
+        let readers = status.pipelines.iter().filter(|pipeline| self.readers.contains(&pipeline.name));
+        let sums = readers.map(|pipeline| {
+            pipeline.partitions.iter().filter(|partition| partition.topic == self.topic).map(&of).sum()
+        });
+        let sums: Vec<u64> = sums.collect();
+        // A pipeline that has not been heard of yet has done nothing.
+        if sums.len() < self.readers.len() { vec![0] } else { sums }
     }
 
     /// Whether the line can go on.
@@ -431,13 +450,13 @@ impl Shop {
         Ok(found)
     }
 
-    fn summary(&self, seed: u64, found: &Found, directory: Option<PathBuf>) -> Summary {
+    fn summary(&self, seed: u64, found: &Found, tables: BTreeMap<String, u64>, directory: Option<PathBuf>) -> Summary {
         let latency = stores::percentiles(&lock(&self.seen).latencies_ms);
         let mut dead_letters = BTreeMap::new();
         for code in found.dead_letters.values().filter_map(|copies| copies.first()) {
             *dead_letters.entry(code.clone()).or_default() += 1;
         }
-        let seen = Seen { rows: found.rows.len() as u64, alerts: found.alerts.len() as u64, dead_letters };
+        let seen = Seen { tables, topics: lock(&self.seen).topics.clone(), dead_letters };
         let reconciliation = self.unknown.is_none().then(|| reconcile(&self.expected, found));
         let seconds = self.traded.as_secs_f64();
         Summary {

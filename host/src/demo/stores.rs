@@ -1,6 +1,7 @@
 //! Reads back: what stands in the topics, while the demo runs (the embedded broker keeps only the newest few
 //! megabytes), and what stands in the table, at its end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,16 +32,19 @@ pub(super) struct Seen {
     pub(super) found: Found,
     /// Milliseconds from a record's birth until it was read back, newest last.
     pub(super) latencies_ms: Vec<i64>,
-    /// Records read back.
-    pub(super) records: u64,
+    /// Records read back, by topic.
+    pub(super) topics: BTreeMap<String, u64>,
     /// Why reading back has stopped, if it has.
     pub(super) failed: Option<String>,
 }
 
 impl Seen {
     fn take(&mut self, role: Role, batch: &Batch, now_ms: i64) {
+        *self.topics.entry(batch.source.topic.to_string()).or_default() += batch.len() as u64;
+        if matches!(role, Role::Other | Role::Events) {
+            return;
+        }
         for row in 0..batch.len() {
-            self.records += 1;
             let header = |name: &str| {
                 let found = batch.headers(row).filter(|(found, _)| *found == name).last()?.1?;
                 Some(String::from_utf8_lossy(found).into_owned())
@@ -50,7 +54,7 @@ impl Seen {
                 continue;
             };
             match role {
-                Role::Events => {}
+                Role::Events | Role::Other => {}
                 Role::DeadLetters => {
                     let code = header(CODE_HEADER).unwrap_or_else(|| "no code".into());
                     self.found.dead_letters.entry(id).or_default().push(code);
@@ -159,6 +163,13 @@ pub(super) fn read_table(file: &Path, table: &str, run: &str, found: &mut Found)
     Ok(())
 }
 
+/// How many rows each table has.
+pub(super) fn count_rows(file: &Path, tables: &BTreeSet<String>) -> Result<BTreeMap<String, u64>, DemoError> {
+    let reader = SqliteReader::open(file)?;
+    let counts = tables.iter().map(|table| Ok((table.clone(), reader.rows(table)?.len() as u64)));
+    counts.collect()
+}
+
 /// The middle and the 99th of a hundred.
 pub(super) fn percentiles(latencies: &[i64]) -> Option<(i64, i64)> {
     let mut sorted = latencies.to_vec();
@@ -186,7 +197,8 @@ mod tests {
         seen.take(Role::DeadLetters, &letters, 100);
         assert_eq!(seen.found.alerts[&7], ["A-1", "no order"]);
         assert_eq!(seen.found.dead_letters[&9], ["bad_items"]);
-        assert_eq!((seen.found.strange.len(), seen.records, seen.latencies_ms), (1, 4, vec![60, 50, 10]));
+        assert_eq!((seen.found.strange.len(), seen.latencies_ms), (1, vec![60, 50, 10]));
+        assert_eq!(seen.topics, [("alerts".to_owned(), 3), ("dlq".to_owned(), 1)].into());
     }
 
     #[test]
