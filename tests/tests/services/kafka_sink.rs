@@ -70,7 +70,7 @@ pub(crate) async fn read_all(topic: &str, partitions: i32, count: usize) -> Vec<
             list.add_partition_offset(&topic, partition, ListOffset::Beginning).unwrap();
         }
         consumer.assign(&list).unwrap();
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let mut messages = Vec::new();
         while messages.len() < count {
             assert!(began.elapsed() < LIMIT, "{} of {count} records came", messages.len());
