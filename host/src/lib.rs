@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a record meets them:
 //!
 //! ```text
-//!              config ──► daemon ──► supervisor ◄── admin, cli
+//!   config ──► startup ──► daemon ──► supervisor ◄── admin, cli
 //!                                        │ one task per pipeline and partition
 //!                                        ▼
 //!   kafka ─► Source ─► decode ─► Transform ─► encode ─► Sink ─► kafka, cassandra, sqlite

@@ -9,6 +9,7 @@ use super::settings::{CONSISTENCIES, properties};
 use super::suggest::nearest;
 use super::values::{choice, duration, path_within, timestamp_us, topic};
 use super::{CreateTable, DeadLetterSettings, KafkaOutput, Output, TableOutput, Tombstones};
+use crate::sqlite::ColumnType;
 
 /// Cassandra's own limit: 20 years.
 const TTL_MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
@@ -16,8 +17,6 @@ const PARTITIONERS: [&str; 7] =
     ["murmur2_random", "murmur2", "consistent_random", "consistent", "fnv1a_random", "fnv1a", "random"];
 /// Where an output can lead.
 const KINDS: [&str; 4] = ["cassandra", "kafka", "sqlite", "discard"];
-/// Types of columns in the embedded tables.
-const COLUMN_TYPES: [&str; 7] = ["text", "integer", "real", "boolean", "blob", "json", "timestamp"];
 /// The partitioner of Java's clients.
 const PARTITIONER_DEFAULT: &str = "murmur2_random";
 
@@ -235,15 +234,18 @@ fn names(value: &Value<'_>, what: &str) -> Option<Vec<String>> {
 fn create(table: &mut Table<'_>) -> Option<CreateTable> {
     let columns =
         table.required("columns", "columns and their types, like `{ order_id: text, total_eur: real }`", |value| {
+            let names = ColumnType::names();
+            let types: Vec<(&str, String)> = names.split(", ").map(|name| (name, name.to_owned())).collect();
             let mut columns = Vec::new();
-            for (name, value) in value.entries("columns and their types, like `{ order_id: text }`")? {
+            let entries = value.entries("columns and their types, like `{ order_id: text }`")?;
+            if entries.is_empty() {
+                value.problem("found no columns", "write columns and their types, like `{ order_id: text }`");
+            }
+            for (name, value) in entries {
                 if !is_identifier(name) {
                     let found = format!("`{name}` is not a column's name");
                     value.document.problem(value.key_place, &value.path, found, "use letters, digits and `_`");
-                    continue;
-                }
-                let types = COLUMN_TYPES.map(|name| (name, name.to_owned()));
-                if let Some(kind) = choice(&value, &types) {
+                } else if let Some(kind) = choice(&value, &types) {
                     columns.push((name.to_owned(), kind));
                 }
             }
@@ -251,7 +253,7 @@ fn create(table: &mut Table<'_>) -> Option<CreateTable> {
         });
     let key = table.required("key", "the primary key, like `[order_id]`", |value| {
         let key = names(value, "the primary key, like `[order_id]`")?;
-        if let Some(columns) = &columns {
+        if let Some(columns) = columns.as_ref().filter(|columns| !columns.is_empty()) {
             for name in &key {
                 if !columns.iter().any(|(column, _)| column == name) {
                     let remedy = match nearest(name, columns.iter().map(|(column, _)| column.as_str())) {

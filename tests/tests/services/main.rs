@@ -5,6 +5,7 @@ mod cassandra_login;
 mod cassandra_sink;
 mod cassandra_suite;
 mod cassandra_support;
+mod check_online;
 mod kafka_dead_letters;
 mod kafka_memory;
 mod kafka_sink;
