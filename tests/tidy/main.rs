@@ -7,5 +7,6 @@
 mod compose;
 mod files;
 mod licences;
+mod papers;
 mod rooms;
 mod words;
