@@ -206,11 +206,14 @@ pub struct StatusBoard {
     inner: Arc<RwLock<Board>>,
 }
 
+/// Records and rows by pipeline.
+type Totals = BTreeMap<String, (u64, u64)>;
+
 #[derive(Debug)]
 struct Board {
     current: Arc<ProcessStatus>,
     /// Earlier totals by pipeline (records, rows), oldest first; the first is at most a little older than the window.
-    history: VecDeque<(Instant, BTreeMap<String, (u64, u64)>)>,
+    history: VecDeque<(Instant, Totals)>,
 }
 
 impl StatusBoard {

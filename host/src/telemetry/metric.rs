@@ -70,7 +70,6 @@ metrics! {
     // the plugins
     Filtered Counter "pelton_filtered_records" ["pipeline"] "Records that a plugin let go";
     Skipped Counter "pelton_skipped_records" ["pipeline", "reason"] "Records passed over, by reason";
-    PluginSeconds Latency "pelton_plugin_seconds" ["pipeline", "plugin"] "Wall time of one call of a plugin";
     PluginCpuSeconds Seconds "pelton_plugin_cpu_seconds" ["pipeline", "plugin"] "CPU time spent in a plugin";
     PluginMemory Gauge "pelton_plugin_memory_bytes" ["pipeline", "plugin"] "Linear memory of the plugin's instance that was called last";
     PluginTraps Counter "pelton_plugin_traps" ["pipeline", "plugin", "kind"] "Traps and limits hit, by kind";
@@ -89,8 +88,6 @@ metrics! {
     Expired Counter "pelton_expired_rows" ["pipeline", "output"] "Rows whose time to live had passed before they were written, and so were not";
     Clamped Counter "pelton_clamped_records" ["pipeline", "reason"] "Write times that do not follow the record's own time: future, missing, floor";
     DeadLetters Counter "pelton_dead_letters" ["pipeline", "code"] "Records that went to the dead letters, by code";
-    DeadLettersSpilled Counter "pelton_dead_letters_spilled" ["pipeline"] "Dead letters whose content went to a spill file";
-    LateAcknowledgements Counter "pelton_late_acknowledgements" ["pipeline"] "Acknowledgements discarded because their partition had gone";
     // the pipelines and the process
     LineSeconds Latency "pelton_line_seconds" ["pipeline"] "Time from a batch's arrival until its last row was durable or decided";
     Paused Gauge "pelton_paused" ["pipeline"] "1 while a pipeline is paused";

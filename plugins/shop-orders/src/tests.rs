@@ -1,3 +1,5 @@
+//! One event each: what it becomes, and why not.
+
 use super::*;
 
 const TS: i64 = testing::FIRST_TIMESTAMP_MS;
