@@ -1,6 +1,8 @@
 //! The whole way of a plugin's author: new, build, inspect, test, change, bless; with the real compiler and the real
 //! host. The standard library for guests is built once for this and the example plugins.
 
+#![allow(clippy::panic, reason = "a test says by panicking what it expected")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,5 +1,7 @@
 //! `pelton demo`, as a newcomer runs it: the binary alone.
 
+#![allow(clippy::panic, reason = "a test says by panicking what it expected")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

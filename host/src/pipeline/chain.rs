@@ -107,11 +107,11 @@ impl Chain {
     /// Where a record wants to be tried again.
     pub fn run(&self, batch: Batch) -> Result<ChainOutput, Halt> {
         let mut output = ChainOutput::default();
-        self.from_step(0, batch, &mut output)?;
+        self.run_from(0, batch, &mut output)?;
         Ok(output)
     }
 
-    fn from_step(&self, at: usize, batch: Batch, output: &mut ChainOutput) -> Result<(), Halt> {
+    fn run_from(&self, at: usize, batch: Batch, output: &mut ChainOutput) -> Result<(), Halt> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -149,8 +149,8 @@ impl Chain {
                 output.traps.push((at, kind.to_string()));
                 if batch.len() > 1 {
                     let half = batch.len() / 2;
-                    self.from_step(at, batch.select(0..half), output)?;
-                    return self.from_step(at, batch.select(half..batch.len()), output);
+                    self.run_from(at, batch.select(0..half), output)?;
+                    return self.run_from(at, batch.select(half..batch.len()), output);
                 }
                 let mut failure = RecordFailure::new(&self.stage_name(at), &kind.to_string(), &message);
                 failure.backtrace = Some(backtrace).filter(|text| !text.is_empty());
@@ -200,7 +200,7 @@ impl Chain {
         if stage.output.rows.iter().any(|row| row.route != 0 || row.op == OutOp::Delete) {
             output.stages.push(stage);
         }
-        self.from_step(at + 1, next, output)
+        self.run_from(at + 1, next, output)
     }
 
     fn stage_name(&self, step: usize) -> String {

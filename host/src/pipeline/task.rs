@@ -236,7 +236,7 @@ impl Transforming {
 
     /// Takes a batch to the sinks' doors, in as many parts as its records that want to be tried again make necessary.
     async fn batch(&self, stamped: &Stamped) -> Result<Flow, TaskError> {
-        let mut parts = VecDeque::from([0..stamped.source.len()]);
+        let mut parts = VecDeque::from_iter(std::iter::once(0..stamped.source.len()));
         let mut tries = Tries::default();
         while let Some(part) = parts.pop_front() {
             let flow = match self.process(stamped, part.clone()).await? {
