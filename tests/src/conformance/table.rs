@@ -92,9 +92,12 @@ async fn write(sink: &dyn Sink, rows: &[Row]) -> pelton::pipeline::Written {
     within("the sink answers", answer).await
 }
 
+/// A column, its value, and the `at` of [`set`] that wrote it.
+type WantedCell<'a> = (&'a str, serde_json::Value, i64);
+
 /// Rows as [`TableBed::rows`] gives them; write times by the `at` of [`set`].
-fn rows(wanted: &[(&str, &[(&str, serde_json::Value, i64)])]) -> Rows {
-    let cells = |cells: &[(&str, serde_json::Value, i64)]| {
+fn rows(wanted: &[(&str, &[WantedCell<'_>])]) -> Rows {
+    let cells = |cells: &[WantedCell<'_>]| {
         cells.iter().map(|(name, value, at)| ((*name).to_owned(), (value.clone(), BASE + at * 10))).collect()
     };
     wanted.iter().map(|(id, row)| ((*id).to_owned(), cells(row))).collect()
