@@ -92,10 +92,24 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
     let tested = pelton(&["plugin", "test", plugin, "--json"]).expect(0).json();
     assert_eq!((&tested["passed"], &tested["plugins"][0]["digest"]), (&json!(true), &json!(digest)));
 
+    its_native_tests_pass(&dir);
     the_same_sources_give_the_same_bytes_elsewhere(&digest);
     a_difference_is_shown_and_blessed(&dir);
     a_grant_that_is_missing_is_named(&dir);
     hidden_state_is_found(&dir);
+}
+
+fn its_native_tests_pass(dir: &Path) {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["test", "--quiet", "--lib", "--manifest-path"])
+        .arg(dir.join("Cargo.toml"))
+        // What it depends on was built for the example plugins, with their profile.
+        .env("CARGO_TARGET_DIR", repository().join("plugins/target"))
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .output()
+        .expect("cargo runs");
+    let ran = Ran::of(output).expect(0);
+    assert!(ran.stdout.contains("2 passed"), "{}", ran.stdout);
 }
 
 fn the_same_sources_give_the_same_bytes_elsewhere(digest: &str) {
@@ -122,6 +136,8 @@ fn a_grant_that_is_missing_is_named(dir: &Path) {
     replace(&dir.join("plugin.yaml"), "grants: [metrics]", "grants: []");
     let refused = pelton(&["plugin", "test", dir.to_str().expect("text")]).expect(1);
     assert!(refused.stderr.contains("metrics"), "{}", refused.stderr);
+    let built = pelton(&["plugin", "build", dir.to_str().expect("text")]).expect(0);
+    assert!(built.stderr.contains("add to `grants:`: metrics"), "{}", built.stderr);
     replace(&dir.join("plugin.yaml"), "grants: []", "grants: [metrics]");
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{Exit, Outcome, human_bytes, note, say, say_json};
+use crate::config::{self, ProcessEnvironment};
 use crate::plugin::build::{self, Built, Places, Request, Toolchain, toolchain};
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,7 @@ pub(super) fn run(args: Args) -> Outcome {
     } else {
         built.iter().flat_map(as_text).for_each(say);
     }
+    built.iter().filter_map(missing_grants).for_each(note);
     let mut exit = Exit::Success;
     for plugin in built.iter().filter(|plugin| !plugin.inspection.is_plugin()) {
         exit = Exit::Failed;
@@ -49,6 +51,22 @@ pub(super) fn run(args: Args) -> Outcome {
         ));
     }
     Ok(exit)
+}
+
+/// What a plugin imports and its `plugin.yaml` does not grant: it would be refused.
+fn missing_grants(plugin: &Built) -> Option<String> {
+    let manifest_file = plugin.file.with_file_name("plugin.yaml");
+    let manifest = config::manifest(&manifest_file, &ProcessEnvironment).ok()?;
+    let imports = &plugin.inspection.description.capabilities;
+    let missing: Vec<&str> =
+        imports.iter().filter(|import| !manifest.grants.contains(import)).map(|import| import.name()).collect();
+    (!missing.is_empty()).then(|| {
+        let missing = missing.join(", ");
+        format!(
+            "note: {}: the plugin imports what is not granted; add to `grants:`: {missing}",
+            manifest_file.display()
+        )
+    })
 }
 
 fn report(built: &[Built], toolchain: &Toolchain) -> serde_json::Value {
