@@ -236,7 +236,7 @@ impl Supervisor {
 
     fn drained(&mut self, at: usize) {
         let pipeline = &mut self.pipelines[at];
-        pipeline.unanswered.clear();
+        pipeline.unanswered.drain(..).for_each(answer);
         let (listening, events) = (pipeline.listening.take(), self.events.clone());
         tokio::spawn(async move {
             stop_listening(listening).await;
@@ -298,7 +298,7 @@ impl Supervisor {
                 self.forget_partitions(at, &partitions);
                 tokio::spawn(async move {
                     drain(going, within).await;
-                    let _ = done.send(());
+                    answer(done);
                 });
             }
             SourceEvent::Failed(error) => self.fail(at, error.to_string(), retry_of(&error)),
@@ -445,7 +445,7 @@ impl Supervisor {
                 }
             }
         };
-        drop(unanswered);
+        unanswered.into_iter().for_each(answer);
         futures::future::join_all(self.pipelines.iter_mut().map(|pipeline| stop_listening(pipeline.listening.take())))
             .await;
         drop(queue);
@@ -453,6 +453,11 @@ impl Supervisor {
         self.publish(Phase::Draining);
         drained.into_iter().all(|is_clean| is_clean)
     }
+}
+
+/// The tasks of a revocation have ended. The source may be gone meanwhile.
+fn answer(done: oneshot::Sender<()>) {
+    let _ = done.send(());
 }
 
 /// An assignment that is on its way is dropped with it; nobody has read from it.

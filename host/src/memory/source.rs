@@ -218,16 +218,21 @@ impl MemoryGroup {
         }
         for (member, partitions) in moving {
             let events = lock(&self.0.state).members.get(&member).cloned();
+            let mut is_answered = false;
             if let Some(events) = events {
                 let (done, answered) = oneshot::channel();
                 let event = SourceEvent::Revoked { partitions: partitions.clone(), lost: false, done };
-                if events.send(event).await.is_ok() {
-                    let _ = answered.await;
-                }
+                is_answered = events.send(event).await.is_ok() && answered.await.is_ok();
             }
             let mut state = lock(&self.0.state);
             for partition in partitions {
-                state.release(&partition, "a revocation was answered");
+                if is_answered {
+                    state.release(&partition, "a revocation was answered");
+                } else {
+                    // The member died without an answer: what it held is as lost as in a kill.
+                    state.pending.remove(&partition);
+                    state.owners.remove(&partition);
+                }
             }
         }
         self.wake();
@@ -364,6 +369,8 @@ impl Source for MemorySource {
     }
 
     async fn close(&self) {
+        // What a rebalance is about to hand over has arrived, or was dropped, when it is over.
+        let _no_rebalance = self.group.0.rebalancing.lock().await;
         self.group.leave(self.member, true);
     }
 

@@ -294,7 +294,7 @@ async fn storm(seed: u64) {
 
 #[tokio::test]
 async fn nothing_is_lost_and_nothing_is_wrong_in_a_storm() {
-    for seed in 0..12 {
+    for seed in 0..40 {
         storm(seed).await;
     }
 }
