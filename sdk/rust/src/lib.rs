@@ -92,7 +92,8 @@ extern crate self as pelton_sdk;
     clippy::pedantic,
     clippy::panic,
     clippy::unwrap_used,
-    clippy::undocumented_unsafe_blocks
+    clippy::undocumented_unsafe_blocks,
+    reason = "generated"
 )]
 #[rustfmt::skip]
 pub mod bindings;
