@@ -3,8 +3,6 @@
 //! anew. A file `NAME.guest` holds the name of a guest of `tests/guests`, and `NAME.wat` the text of one: both become
 //! the component `NAME.wasm`.
 
-#![allow(clippy::indexing_slicing, reason = "tests")]
-
 mod support;
 
 use std::collections::BTreeMap;
