@@ -328,7 +328,11 @@ impl Supervisor {
                 let _ = events.send(Event::TaskFailed(at, from, generation, error.to_string(), retry)).await;
             }
         });
-        pipeline.tasks.insert(partition, Running { generation, shared, stop, handle });
+        if let Some(older) = pipeline.tasks.insert(partition, Running { generation, shared, stop, handle }) {
+            // Its assignment has ended without a word: what it still does is not committed any more.
+            older.stop.cancel();
+            older.handle.abort();
+        }
     }
 
     /// Stops all tasks of a pipeline; the answer resolves when they have ended.

@@ -151,6 +151,7 @@ impl MemoryGroup {
     /// Takes a partition from its owner at once (`lost`): its commits are discarded from now on, and it is assigned
     /// anew from the committed offset, so that what was under way is redelivered.
     pub async fn lose(&self, partition: &TopicPartition) {
+        let no_rebalance = self.0.rebalancing.lock().await;
         let owner = {
             let mut state = lock(&self.0.state);
             state.pending.remove(partition);
@@ -165,6 +166,7 @@ impl MemoryGroup {
                 let _ = answered.await;
             }
         }
+        drop(no_rebalance);
         self.rebalance().await;
     }
 
