@@ -7,7 +7,6 @@ set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
-target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$PWD/.pelton/test
 mkdir -p "$logs"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -41,6 +40,7 @@ services_up() {
 }
 
 stage "what is needed" "$here/setup.sh"
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 stage "format" cargo fmt --all --check
 stage "build" cargo build --workspace --all-targets
 stage "plugins" "$target/debug/pelton" plugin build plugins
