@@ -207,7 +207,10 @@ struct Shared {
 
 impl Proxy {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        // On the node's own host: the node names its host to the driver, which keeps the contact point's port.
+        let node = address();
+        let host = node.rsplit_once(':').map_or(node.as_str(), |(host, _)| host);
+        let listener = TcpListener::bind((host, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Arc::new(Shared {
             cuts: watch::channel(0).0,
