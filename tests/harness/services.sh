@@ -79,11 +79,16 @@ address() {
 
 mark() { say "-Dpelton.service=$1:$state"; }
 
+# The words that a process was started with: from /proc, or from ps where there is none.
+command_line() {
+    if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -ww -o command= -p "$1" 2>/dev/null; fi
+}
+
 # The process of a service that we started, if it runs: the pid file alone may name somebody else by now.
 our_pid() {
     local pid
     pid=$(cat "$state/$1/pid" 2>/dev/null) || return 1
-    ps -ww -o command= -p "$pid" 2>/dev/null | grep -qF -- "$(mark "$1")" || return 1
+    command_line "$pid" | grep -qF -- "$(mark "$1")" || return 1
     say "$pid"
 }
 

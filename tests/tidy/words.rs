@@ -76,13 +76,14 @@ fn exceptions_to_lints_say_why() {
 
 #[test]
 fn no_file_knows_the_machine_it_was_written_on() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").display().to_string();
     let mut breaches = Vec::new();
     for file in files("", TEXT) {
         if file.path == HERE {
             continue;
         }
         for (number, line) in file.text.lines().enumerate() {
-            if ["/work/main", "/work/shared", "/tmp/w/", "/root/"].iter().any(|word| line.contains(word)) {
+            if [here.as_str(), "/root/"].iter().any(|word| line.contains(word)) {
                 breaches.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
             }
         }

@@ -83,12 +83,14 @@ pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub(super) struct MemoryLimiter {
     limit_bytes: usize,
     used_bytes: usize,
+    /// What the growth that is being tried adds: taken back where the system refuses it.
+    growing_bytes: usize,
     denied: bool,
 }
 
 impl MemoryLimiter {
     pub(super) fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, used_bytes: 0, denied: false }
+        Self { limit_bytes, used_bytes: 0, growing_bytes: 0, denied: false }
     }
 
     /// Bytes of linear memory now.
@@ -119,12 +121,14 @@ impl ResourceLimiter for MemoryLimiter {
             self.denied = true;
             return Ok(false);
         }
+        self.growing_bytes = wanted - self.used_bytes;
         self.used_bytes = wanted;
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
         self.denied = true;
+        self.used_bytes -= std::mem::take(&mut self.growing_bytes);
         Ok(())
     }
 

@@ -78,6 +78,23 @@ async fn ttl_of(keyspace: &Keyspace, table: &str, key: &str) -> i32 {
     row.into_rows_result().unwrap().single_row::<(i32,)>().unwrap().0
 }
 
+/// The sum of a group's committed offsets.
+async fn committed_in_all(topic: &str) -> i64 {
+    let topic = topic.to_owned();
+    let look = tokio::task::spawn_blocking(move || positions(&topic, &topic, PARTITIONS));
+    look.await.expect("a look").into_iter().map(|(committed, _)| committed).sum()
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    for _ in 0..600 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within a minute: {what}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
     with_keyspace(|keyspace| async move {
@@ -169,15 +186,9 @@ async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
             tokio::task::spawn_blocking(move || produce(&topic, 120_000, 4_000))
         };
         let mut first = Daemon::start(dir.path(), "first");
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        until("the first has committed something", || async { committed_in_all(&topic.name).await > 0 }).await;
         let mut second = Daemon::start(dir.path(), "second");
-        for _ in 0..300 {
-            if second.log().contains("assigned pipeline=orders") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert!(second.log().contains("assigned pipeline=orders"), "the second got partitions: {}", second.log());
+        until("the second got partitions", || async { second.log().contains("assigned pipeline=orders") }).await;
         first.assert_alive();
         first.kill();
         producer.await.expect("the producer");
@@ -210,27 +221,31 @@ async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing
             drain: "2 s",
         };
         let dir = project(&wiring);
-        let name = topic.name.clone();
-        let producer = tokio::task::spawn_blocking(move || produce(&name, 60_000, 2_000));
+        let send = || {
+            let topic = topic.name.clone();
+            async move { tokio::task::spawn_blocking(move || produce(&topic, 30_000, 2_000)).await.expect("the producer") }
+        };
+        let committed = || committed_in_all(&topic.name);
+        send().await;
         let mut daemon = Daemon::start(dir.path(), "blocked");
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        daemon.assert_alive();
-        // Cassandra is gone for the daemon, and SIGTERM comes meanwhile.
+        until("something is committed", || async { committed().await > 0 }).await;
+        // Cassandra is gone for the daemon; records come all the same, and then SIGTERM.
         proxy.set_closed(true);
         proxy.cut();
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        send().await;
+        until("the daemon says that it is blocked", || async { daemon.log().contains("blocked") }).await;
         daemon.assert_alive();
         assert!(daemon.terminate().success(), "a forced drain is no failure: {}", daemon.log());
         assert!(daemon.log().contains("will be repeated"), "the log says what was cut off: {}", daemon.log());
-        producer.await.expect("the producer");
 
-        proxy.set_closed(false);
-        let mut daemon = Daemon::start(dir.path(), "back");
-        tokio::time::sleep(Duration::from_secs(3)).await;
         // Gone and back under a running daemon.
+        proxy.set_closed(false);
+        let before = committed().await;
+        let mut daemon = Daemon::start(dir.path(), "back");
+        until("it goes on", || async { committed().await > before }).await;
         proxy.set_closed(true);
         proxy.cut();
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        send().await;
         daemon.assert_alive();
         proxy.set_closed(false);
         until_committed(&topic.name, &topic.name, PARTITIONS, &mut [&mut daemon]).await;

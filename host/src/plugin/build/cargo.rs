@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn paths_of_dependencies_outside_of_workspace_and_home_are_taken_out() {
-        let mut plugin = package("/work/p/Cargo.toml");
+        let mut plugin = package("/src/p/Cargo.toml");
         let dependency = |path: &str| PathDependency { path: PathBuf::from(path), name: "sdk".to_owned() };
-        plugin.dependencies = ["/work/p/inner", "/opt/sdk", "/home/me/sdk", "/opt/sdk"].map(dependency).to_vec();
-        let workspace = Workspace { root: PathBuf::from("/work/p"), plugins: vec![plugin] };
+        plugin.dependencies = ["/src/p/inner", "/opt/sdk", "/home/me/sdk", "/opt/sdk"].map(dependency).to_vec();
+        let workspace = Workspace { root: PathBuf::from("/src/p"), plugins: vec![plugin] };
         assert_eq!(workspace.dependencies_elsewhere(Some(OsStr::new("/home/me"))), [dependency("/opt/sdk")]);
     }
 }
