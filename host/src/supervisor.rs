@@ -5,14 +5,17 @@
 //! What takes long (a drain, an opening) runs beside the loop and comes back as an event. Never touches a record.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::pipeline::compute::Panicked;
 use crate::pipeline::gate::PausedBy;
 use crate::pipeline::line::Line;
 use crate::pipeline::task::{Shared, Task, TaskError};
@@ -319,7 +322,8 @@ impl Supervisor {
         };
         let (shared, events, from) = (task.shared(), self.events.clone(), partition.clone());
         let handle = tokio::spawn(async move {
-            if let Err(error) = task.run().await {
+            let ended = AssertUnwindSafe(task.run()).catch_unwind().await;
+            if let Err(error) = ended.unwrap_or_else(|panic| Err(Panicked::from(panic).into())) {
                 let retry = match &error {
                     TaskError::Source(error) => retry_of(error),
                     TaskError::Epochs(_) => Retry::No,
@@ -417,12 +421,15 @@ impl Supervisor {
     fn watch(&mut self) {
         for at in 0..self.pipelines.len() {
             let pipeline = &self.pipelines[at];
-            let is_excused = pipeline.line.gate.paused().is_some() || !blocked(&pipeline.line).is_empty();
+            if pipeline.line.gate.paused().is_some() || !blocked(&pipeline.line).is_empty() {
+                pipeline.tasks.values().for_each(|task| task.shared.note_moved());
+                continue;
+            }
             let stalled = pipeline.tasks.values().find(|task| {
                 let progress = task.shared.progress();
                 progress.in_flight > 0 && progress.still_for > STALLED_AFTER
             });
-            if let Some(task) = stalled.filter(|_| !is_excused) {
+            if let Some(task) = stalled {
                 let cause = format!("{}: nothing has moved for {} s", task.shared.partition(), STALLED_AFTER.as_secs());
                 self.fail(at, cause, Retry::Yes);
             }

@@ -112,6 +112,9 @@ impl Inner {
             }
         }
         config.set("group.id", &self.settings.group);
+        // The poll thread stands still while revoked tasks drain: the group must not take that for a hang.
+        let drain_ms = self.options.drain.as_millis() as u64;
+        config.set("max.poll.interval.ms", (drain_ms + 180_000).max(300_000).to_string());
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("enable.partition.eof", "false");

@@ -157,6 +157,9 @@ pub(super) fn beginnings(
         let metadata = own.and_then(|entry| entry.metadata.clone());
         let (low, high) = (lows.get(partition).copied().unwrap_or(0), highs.get(partition).copied().unwrap_or(0));
         let topic_id = ids.get(&*partition.topic).cloned();
+        let sibling_metadata = siblings(&committed, partition);
+        let parsed: Vec<Checkpoint> = sibling_metadata.iter().filter_map(|text| Checkpoint::parse(text).ok()).collect();
+        let is_new = own.is_none() && Checkpoint::is_new(partition.partition, &parsed);
         let facts = Facts {
             committed: own.map(|entry| entry.offset),
             committed_topic_id: metadata.as_deref().and_then(|text| Checkpoint::parse(text).ok()?.topic_id),
@@ -165,6 +168,8 @@ pub(super) fn beginnings(
             low,
             high,
             fresh: match start {
+                // Added while the group was reading: nothing of it lies before the group's beginning.
+                _ if is_new => Some(low),
                 Start::Earliest => Some(low),
                 Start::Latest => Some(high),
                 Start::Timestamp(_) => Some(by_time.get(partition).copied().filter(|at| *at >= 0).unwrap_or(high)),
@@ -183,7 +188,7 @@ pub(super) fn beginnings(
             offset,
             high,
             metadata,
-            sibling_metadata: siblings(&committed, partition),
+            sibling_metadata,
             partitions_total: totals.get(&*partition.topic).copied().unwrap_or(0),
             topic_id,
             is_uncommitted: facts.committed.is_none(),

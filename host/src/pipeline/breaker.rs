@@ -14,8 +14,6 @@ pub struct Breaker {
     settings: Settings,
     /// When, records, failures.
     seen: VecDeque<(Duration, u64, u64)>,
-    /// The operator has seen the cause: the part that was held goes through.
-    lets_through: bool,
 }
 
 /// Too many records failed.
@@ -41,16 +39,13 @@ impl Breaker {
     /// A breaker that has seen nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, seen: VecDeque::new(), lets_through: false }
+        Self { settings, seen: VecDeque::new() }
     }
 
     /// Notes a batch at `now` (since any fixed moment), unless it trips the breaker: then nothing is noted, as the batch
     /// will come again.
     pub fn observe(&mut self, now: Duration, records: u64, failures: u64) -> Option<Tripped> {
         let Settings { percent, records: records_min, within } = self.settings;
-        if failures > 0 && std::mem::take(&mut self.lets_through) {
-            return None;
-        }
         while self.seen.front().is_some_and(|(at, _, _)| *at + within < now) {
             self.seen.pop_front();
         }
@@ -63,11 +58,9 @@ impl Breaker {
         None
     }
 
-    /// Forgets what was seen: the operator resumed the pipeline. The next failures are let through, or the operator could
-    /// never get past them.
+    /// Forgets what was seen: the operator resumed the pipeline.
     pub fn reset(&mut self) {
         self.seen.clear();
-        self.lets_through = true;
     }
 }
 
@@ -86,15 +79,6 @@ mod tests {
         let tripped = breaker.observe(Duration::from_secs(1), 50, 1).unwrap();
         assert_eq!(tripped.to_string(), "51 of 100 records (51.0 %) failed within 60 s");
         assert!(breaker.observe(Duration::from_secs(2), 50, 0).is_none(), "a batch without failures never trips");
-    }
-
-    #[test]
-    fn a_resume_lets_the_held_part_through() {
-        let mut breaker = breaker();
-        assert!(breaker.observe(Duration::ZERO, 100, 100).is_some());
-        breaker.reset();
-        assert_eq!(breaker.observe(Duration::ZERO, 100, 100), None);
-        assert!(breaker.observe(Duration::ZERO, 100, 100).is_some());
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Halt {
     pub delay: Duration,
     /// What it becomes once its attempts are used up; none where it is never its own fault.
     pub failure: Option<RecordFailure>,
+    /// Why, for people.
+    pub cause: String,
 }
 
 /// How long a batch waits that a plugin, or a busy machine, gave back.
@@ -163,8 +165,11 @@ impl Chain {
                 origin: batch.origins[0],
                 delay: BATCH_RETRY,
                 failure: Some(RecordFailure::new(&self.stage_name(at), "plugin.retry", &message)),
+                cause: message,
             }),
-            Err(TransformError::Busy(_)) => Err(Halt { origin: batch.origins[0], delay: BATCH_RETRY, failure: None }),
+            Err(TransformError::Busy(cause)) => {
+                Err(Halt { origin: batch.origins[0], delay: BATCH_RETRY, failure: None, cause })
+            }
         }
     }
 
@@ -179,8 +184,9 @@ impl Chain {
                     output.failures.entry(origin).or_insert(failure);
                 }
                 FailureKind::Retry(delay) => {
-                    let failure = Some(RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message));
-                    return Err(Halt { origin, delay, failure });
+                    let record = RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message);
+                    let cause = failure.message;
+                    return Err(Halt { origin, delay, failure: Some(record), cause });
                 }
             }
         }

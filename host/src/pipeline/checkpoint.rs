@@ -76,14 +76,18 @@ impl Checkpoint {
         serde_json::to_string(self).expect("plain fields always encode")
     }
 
+    /// Whether a partition was added to its topic since its siblings were committed.
+    #[must_use]
+    pub fn is_new(partition: i32, siblings: &[Self]) -> bool {
+        siblings.iter().any(|sibling| sibling.partitions_total > 0 && partition >= sibling.partitions_total)
+    }
+
     /// Where the clock of a partition without a committed offset starts, in the light of the topic's other partitions:
     /// a partition that was added since starts at the highest `h` of the topic, so that a key that moved to it does not
     /// go back in time; any other at zero.
     #[must_use]
     pub fn start_h(partition: i32, siblings: &[Self]) -> i64 {
-        let is_new =
-            siblings.iter().any(|sibling| sibling.partitions_total > 0 && partition >= sibling.partitions_total);
-        if is_new { siblings.iter().map(|sibling| sibling.h).max().unwrap_or(0) } else { 0 }
+        if Self::is_new(partition, siblings) { siblings.iter().map(|sibling| sibling.h).max().unwrap_or(0) } else { 0 }
     }
 
     /// Reads metadata.

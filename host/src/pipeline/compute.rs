@@ -45,7 +45,7 @@ impl Compute {
     pub async fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Result<R, Panicked> {
         let (answer, answered) = oneshot::channel();
         let job = Box::new(move || {
-            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked(message(&*panic)));
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(Panicked::from);
             // Nobody may wait any more: a task that was stopped.
             let _ = answer.send(result);
         });
@@ -54,9 +54,11 @@ impl Compute {
     }
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
+impl From<Box<dyn std::any::Any + Send>> for Panicked {
+    fn from(panic: Box<dyn std::any::Any + Send>) -> Self {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        Self(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into()))
+    }
 }
 
 #[cfg(test)]

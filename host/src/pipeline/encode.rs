@@ -426,8 +426,8 @@ enum RowError {
     #[error(transparent)]
     Emitted(#[from] MalformedRecord),
     #[error(
-        "output {0}: the value is null (a tombstone); say `tombstones: {{ delete: {{ key: [...] }} }}` or `tombstones: skip` \
-         to handle it"
+        "output {0}: the value is null (a tombstone); say `tombstones: {{ delete: [KEY COLUMNS] }}` or `tombstones: skip` to \
+         handle it"
     )]
     Tombstone(String),
     #[error(

@@ -35,6 +35,9 @@ use crate::record::{Batch, Offset, TopicPartition, WriteTime};
 /// Batches whose rows are on their way to the sinks, per task.
 const WRITES_IN_FLIGHT_MAX: usize = 8;
 
+/// How often the watchdog is told of a wait that is meant.
+const WATCHDOG_TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// One pipeline on one partition, not yet running.
 pub struct Task {
     line: Arc<Line>,
@@ -216,6 +219,7 @@ impl Transforming {
         let now_ms = self.line.clock.now_ms();
         self.line.meters.batch(batch.len(), batch.bytes());
         let mut write_times = Vec::with_capacity(batch.len());
+        let mut clamped = None;
         let mut tracker = self.shared.tracker();
         for (row, offset) in batch.offsets.iter().enumerate() {
             let tick = clock.tick(batch.timestamp_ms(row), now_ms);
@@ -227,10 +231,16 @@ impl Transforming {
                     Decision::NoTimestamp => "missing",
                 };
                 self.line.meters.clamped(reason);
-                tracing::debug!(pipeline = %self.line.name, partition = %self.shared.partition, offset, reason, "clamped");
+                clamped.get_or_insert((*offset, reason));
             }
         }
         drop(tracker);
+        if let Some((offset, reason)) = clamped {
+            tracing::warn!(
+                pipeline = %self.line.name, partition = %self.shared.partition, offset, reason,
+                "a write time does not follow its record's own time (the first of its batch)"
+            );
+        }
         Stamped { source: Arc::new(batch), write_times: write_times.into(), read_at: Instant::now() }
     }
 
@@ -264,7 +274,14 @@ impl Transforming {
             let batch = if part.len() == source.len() { (*source).clone() } else { source.select(part) };
             line.process(batch, &source, &write_times, generation)
         };
-        Ok(self.line.compute.run(work).await?)
+        let mut running = std::pin::pin!(self.line.compute.run(work));
+        loop {
+            // Guests have limits of their own: however long a batch is halved, it comes to its end.
+            tokio::select! {
+                processed = &mut running => return Ok(processed?),
+                () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => self.shared.note_moved(),
+            }
+        }
     }
 
     /// The first record of a part wants to be tried again: waits, or gives it up once its attempts are used.
@@ -278,7 +295,8 @@ impl Transforming {
     ) -> Flow {
         self.line.meters.retried(halt.failure.as_ref().map_or("transform", |failure| &failure.stage));
         self.shared.note_moved();
-        let attempts = tries.again(part.start);
+        // What is never the record's fault does not count as a try of it.
+        let attempts = if halt.failure.is_some() { tries.again(part.start) } else { 0 };
         match halt.failure {
             Some(failure) if attempts >= self.line.errors.retry_attempts => {
                 let mut processed = Processed::empty();
@@ -289,29 +307,45 @@ impl Transforming {
                 self.emit(stamped, part.start..part.start + 1, processed, parts).await
             }
             _ => {
+                let offset = stamped.source.offsets[part.start];
+                tracing::warn!(
+                    pipeline = %self.line.name, partition = %self.shared.partition, offset,
+                    "held, and tried again in {} ms: {}", halt.delay.as_millis(), halt.cause
+                );
                 parts.push_front(part);
-                tokio::select! {
-                    () = self.stop.cancelled() => Flow::Stop,
-                    () = tokio::time::sleep(halt.delay) => Flow::GoOn,
-                }
+                self.wait(halt.delay).await
+            }
+        }
+    }
+
+    /// Waits, unless the task is stopped; the watchdog knows that it is meant.
+    async fn wait(&self, delay: Duration) -> Flow {
+        let until = Instant::now() + delay;
+        loop {
+            self.shared.note_moved();
+            let slice = (Instant::now() + WATCHDOG_TOLD_EVERY).min(until);
+            tokio::select! {
+                () = self.stop.cancelled() => return Flow::Stop,
+                () = tokio::time::sleep_until(slice) => if slice == until { return Flow::GoOn },
             }
         }
     }
 
     /// Hands a part to the sinks and the dead letters, unless its failures pause the pipeline: then nothing of it is
-    /// written, and it comes again when the pipeline is resumed.
+    /// written until the pipeline is resumed. What the breaker held goes through then, or nobody could ever get past
+    /// it; a record that may not be passed over is handled anew.
     async fn emit(&self, stamped: &Stamped, part: Part, processed: Processed, parts: &mut VecDeque<Part>) -> Flow {
         if let Some((by, cause)) = self.hold(&part, &processed.failures, stamped) {
             self.line.meters.paused(by.name());
             tracing::error!(pipeline = %self.line.name, partition = %self.shared.partition, "paused: {cause}");
-            parts.push_front(part);
-            return tokio::select! {
-                () = self.stop.cancelled() => Flow::Stop,
-                _ = self.line.gate.opened() => {
-                    self.line.reset_breaker();
-                    Flow::GoOn
-                }
-            };
+            tokio::select! {
+                () = self.stop.cancelled() => return Flow::Stop,
+                _ = self.line.gate.opened() => self.line.reset_breaker(),
+            }
+            if by == PausedBy::Poison {
+                parts.push_front(part);
+                return Flow::GoOn;
+            }
         }
         let (letters, mut outputs) = self.account(stamped, &part, &processed);
         let mut writes: Vec<Write> = Vec::new();
@@ -485,7 +519,8 @@ impl Shared {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_moved(&self) {
+    /// Tells the watchdog that all is as it should be.
+    pub fn note_moved(&self) {
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 

@@ -154,7 +154,8 @@ impl Transform for WasmTransform {
 
     fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
         let mut instance = self.instance()?;
-        let output = instance.process(&self.plan, &self.subscription, input)?;
+        // After an error the next call runs on a fresh instance: what waits may hide the same harm.
+        let output = instance.process(&self.plan, &self.subscription, input).inspect_err(|_| self.drop_instances())?;
         self.keep(instance);
         Ok(output)
     }
