@@ -252,6 +252,8 @@ pub async fn members_share_and_nothing_is_lost(bed: &dyn SourceBed) {
     let ends = first.source.ends();
     assert!(ends.iter().all(|(partition, _)| partition.partition == kept), "ends of its own partitions: {ends:?}");
     second.close().await;
+    // Who stays gets everything; and no assignment is on its way to it when it closes.
+    first.until_it_has(2).await;
     first.close().await;
 }
 
