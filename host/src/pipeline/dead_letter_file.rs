@@ -3,9 +3,14 @@
 //! In: letters. Out: JSON lines, one a letter, bytes in base64, each line on the disk (fsync) before it counts as
 //! written. The same writer is the spill of a dead-letter topic. A line that could not be written whole is cut off
 //! again; a full disk is waited out, and said, never passed over.
+//!
+//! Several processes may write to one file (two daemons, or one that starts beside one that is dying): each append
+//! holds the file's lock, and believes nothing that it saw before it held it. A file that was rotated away is made
+//! anew. What reads a file while it is written may see half a last line; what has an end is whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +25,9 @@ use crate::record::{Digest, HeaderIter, push_header};
 
 /// Waits between tries rise from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// A write that takes longer is reported, and waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A dead letter as a line of JSON. Keys, values and header values are base64, or null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,15 +150,9 @@ pub struct LetterFile {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    file: Mutex<Option<Open>>,
+    /// The open file; locked only while something is appended.
+    file: Mutex<Option<File>>,
     blocked: Mutex<Option<String>>,
-}
-
-/// The file, and how much of it is whole lines.
-#[derive(Debug)]
-struct Open {
-    file: File,
-    length: u64,
 }
 
 impl LetterFile {
@@ -180,21 +182,30 @@ impl LetterFile {
         let mut backoff = BACKOFF.0;
         loop {
             let (inner, to_write) = (Arc::clone(&self.inner), Arc::clone(&lines));
-            let written = tokio::task::spawn_blocking(move || inner.append(&to_write)).await;
-            let error = match written {
+            let mut writing = tokio::task::spawn_blocking(move || inner.append(&to_write));
+            let written = if let Ok(written) = tokio::time::timeout(PATIENCE, &mut writing).await {
+                written
+            } else {
+                self.complain("the disk, or another process that has locked the file, lets it wait");
+                writing.await
+            };
+            match written {
                 Ok(Ok(pointers)) => {
                     *lock(&self.inner.blocked) = None;
                     return pointers;
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let reason = format!("dead letters cannot be written to {}: {error}", self.inner.path.display());
-            tracing::error!(reason, "tried again until it works");
-            *lock(&self.inner.blocked) = Some(reason);
+                Ok(Err(error)) => self.complain(&error.to_string()),
+                Err(error) => self.complain(&error.to_string()),
+            }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
         }
+    }
+
+    fn complain(&self, cause: &str) {
+        let reason = format!("dead letters cannot be written to {}: {cause}", self.inner.path.display());
+        tracing::error!(reason, "tried again until it works");
+        *lock(&self.inner.blocked) = Some(reason);
     }
 
     /// Why nothing gets through at the moment, if so.
@@ -212,67 +223,112 @@ impl Inner {
     /// Appends whole lines and brings them to the disk, or leaves the file as it was.
     fn append(&self, lines: &[Vec<u8>]) -> io::Result<Vec<SpillPointer>> {
         let mut guard = lock(&self.file);
-        let open = match guard.as_mut() {
-            Some(open) => open,
-            None => guard.insert(self.open()?),
+        // Closing a file also unlocks it: whatever fails below, nobody is locked out.
+        let file = self.locked(guard.take())?;
+        let offsets = append_locked(&file, lines)?;
+        file.unlock()?;
+        *guard = Some(file);
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let pointer = |(line, offset): (&Vec<u8>, u64)| SpillPointer {
+            file: name.clone(),
+            offset,
+            length: line.len() as u64,
+            sha256: hex::encode(Digest::of(line).0),
         };
-        let appended = open.append(lines);
-        if appended.is_err() {
-            // Cut off what may be half a line; where even that fails, look at the file anew.
-            let is_whole = open.file.set_len(open.length).is_ok();
-            if !is_whole {
-                *guard = None;
+        Ok(lines.iter().zip(offsets).map(pointer).collect())
+    }
+
+    /// The file that now has the path's name, locked. One that was rotated away in the meantime is left alone.
+    fn locked(&self, mut known: Option<File>) -> io::Result<File> {
+        loop {
+            let file = match known.take() {
+                Some(file) => file,
+                None => self.open()?,
+            };
+            file.lock()?;
+            match std::fs::metadata(&self.path) {
+                Ok(named) if is_same_file(&named, &file.metadata()?) => return Ok(file),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
-        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        appended.map(|offsets| {
-            let pointer = |(line, offset): (&Vec<u8>, u64)| SpillPointer {
-                file: name.clone(),
-                offset,
-                length: line.len() as u64,
-                sha256: hex::encode(Digest::of(line).0),
-            };
-            lines.iter().zip(offsets).map(pointer).collect()
-        })
     }
 
-    fn open(&self) -> io::Result<Open> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent)?;
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
+    fn open(&self) -> io::Result<File> {
+        let parent = parent_of(&self.path);
+        make_directory(parent)?;
+        let file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
         // A new file's name must be on the disk too.
         File::open(parent)?.sync_all()?;
-        let mut length = file.metadata()?.len();
-        if length > 0 && !ends_with_newline(&file, length)? {
-            // Half a line of a process that was killed: it was never counted as written.
-            file.write_all(b"\n")?;
-            length += 1;
-        }
-        Ok(Open { file, length })
+        Ok(file)
     }
 }
 
-fn ends_with_newline(file: &File, length: u64) -> io::Result<bool> {
-    use std::os::unix::fs::FileExt as _;
-    let mut last = [0];
-    file.read_exact_at(&mut last, length - 1)?;
-    Ok(last == *b"\n")
+fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-impl Open {
-    fn append(&mut self, lines: &[Vec<u8>]) -> io::Result<Vec<u64>> {
-        let mut offsets = Vec::with_capacity(lines.len());
-        let mut length = self.length;
-        for line in lines {
-            self.file.write_all(line)?;
-            offsets.push(length);
-            length += line.len() as u64;
-        }
-        self.file.sync_data()?;
-        self.length = length;
-        Ok(offsets)
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a directory and those above it, and brings their names to the disk.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
     }
+    let parent = parent_of(path);
+    if parent != path {
+        make_directory(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if !path.is_dir() => Err(error),
+        _ => File::open(parent)?.sync_all(),
+    }
+}
+
+/// Appends lines to a locked file and brings them to the disk, or leaves the file as it was. Says where each begins.
+fn append_locked(mut file: &File, lines: &[Vec<u8>]) -> io::Result<Vec<u64>> {
+    let whole = file.metadata()?;
+    let begin = if whole.is_file() { whole_lines(file, whole.len())? } else { 0 };
+    if begin < whole.len() {
+        // Half a line of a process that was killed: it was never counted as written, and whoever holds the lock is
+        // the only one who may be in the middle of a line.
+        file.set_len(begin)?;
+    }
+    let mut offsets = Vec::with_capacity(lines.len());
+    let mut end = begin;
+    let written = lines
+        .iter()
+        .try_for_each(|line| {
+            offsets.push(end);
+            end += line.len() as u64;
+            file.write_all(line)
+        })
+        .and_then(|()| file.sync_data());
+    if let Err(error) = written {
+        // Where even this fails, the next append finds the half line.
+        let _ = file.set_len(begin);
+        return Err(error);
+    }
+    Ok(offsets)
+}
+
+/// How much of a file is whole lines, bytes.
+fn whole_lines(file: &File, length: u64) -> io::Result<u64> {
+    let mut block = [0; 4096];
+    let mut end = length;
+    while end > 0 {
+        let begin = end.saturating_sub(if end == length { 1 } else { block.len() as u64 });
+        let part = block.get_mut(..usize::try_from(end - begin).unwrap_or(usize::MAX)).unwrap_or_default();
+        file.read_exact_at(part, begin)?;
+        if let Some(newline) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(begin + newline as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
 }
 
 /// Dead letters in a file of JSON lines.
@@ -367,14 +423,92 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_line_of_a_killed_process_spoils_no_other() {
+    async fn half_a_line_of_a_killed_process_is_cut_off() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("letters.jsonl");
+        let file = LetterFile::at(&path);
+        file.write(&[letter(4, b"x")]).await;
+        // Another process dies in the middle of a long line, while this one has the file open.
+        let mut half = vec![b'x'; 10_000];
+        half.insert(0, b'{');
+        OpenOptions::new().append(true).open(&path).expect("opened").write_all(&half).expect("written");
+        let pointers = file.write(&[letter(5, b"x")]).await;
+        let whole = lines(&path);
+        assert_eq!(whole.iter().map(|line| line.offset).collect::<Vec<_>>(), [4, 5]);
+        let length = std::fs::metadata(&path).expect("a file").len();
+        assert_eq!(pointers.iter().map(|at| at.offset + at.length).collect::<Vec<_>>(), [length]);
+
         std::fs::write(&path, b"{\"half\":").expect("written");
-        FileDeadLetters::open(&path).expect("it opens").write(vec![letter(5, b"x")]).await;
-        let text = std::fs::read_to_string(&path).expect("a file");
-        assert_eq!(text.lines().count(), 2);
-        assert!(serde_json::from_str::<DeadLetterLine>(text.lines().last().expect("a line")).is_ok());
+        FileDeadLetters::open(&path).expect("it opens");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"");
+    }
+
+    #[test]
+    fn writers_that_do_not_know_of_each_other_tear_no_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("letters.jsonl");
+        let write = |writer: i64| {
+            let inner = LetterFile::at(&path).inner;
+            let append = |round: i64| {
+                let two: Vec<Vec<u8>> = [0, 1]
+                    .map(|part| DeadLetterLine::of(&letter(writer * 1000 + round * 2 + part, &vec![b'v'; 9_000])))
+                    .iter()
+                    .map(DeadLetterLine::encode)
+                    .collect();
+                inner.append(&two).expect("written")
+            };
+            (0..40).flat_map(append).collect::<Vec<_>>()
+        };
+        let pointers: Vec<SpillPointer> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4).map(|writer| scope.spawn(move || write(writer))).collect();
+            writers.into_iter().flat_map(|writer| writer.join().expect("it ends")).collect()
+        });
+        assert_eq!(lines(&path).len(), pointers.len());
+        let bytes = std::fs::read(&path).expect("a file");
+        for pointer in pointers {
+            let line = &bytes[pointer.offset as usize..][..pointer.length as usize];
+            assert_eq!(pointer.sha256, hex::encode(Digest::of(line).0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotated_file_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, old) = (dir.path().join("letters.jsonl"), dir.path().join("letters.jsonl.1"));
+        let file = LetterFile::at(&path);
+        file.write(&[letter(1, b"")]).await;
+        std::fs::rename(&path, &old).expect("renamed");
+        file.write(&[letter(2, b"")]).await;
+        assert_eq!((lines(&old).len(), lines(&path).len()), (1, 1));
+        std::fs::remove_file(&path).expect("removed");
+        let pointers = file.write(&[letter(3, b"")]).await;
+        assert_eq!(lines(&path).first().map(|line| line.offset), Some(3));
+        assert_eq!(pointers.first().map(|pointer| pointer.offset), Some(0));
+        // Another file under the same name, as a rotation with a copy makes it.
+        std::fs::rename(&old, &path).expect("renamed");
+        file.write(&[letter(4, b"")]).await;
+        assert_eq!(lines(&path).iter().map(|line| line.offset).collect::<Vec<_>>(), [1, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_process_holds_is_named_and_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = LetterFile::at(dir.path().join("letters.jsonl"));
+        file.probe().expect("writable");
+        let other = File::open(file.path()).expect("opened");
+        other.lock().expect("locked");
+        let writing = tokio::spawn({
+            let file = file.clone();
+            async move { file.write(&[letter(5, b"x")]).await }
+        });
+        while file.blocked().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(file.blocked().expect("blocked").contains("locked"));
+        assert_eq!(std::fs::metadata(file.path()).expect("a file").len(), 0);
+        other.unlock().expect("unlocked");
+        assert_eq!(writing.await.expect("it ends").len(), 1);
+        assert_eq!((file.blocked(), lines(file.path()).len()), (None, 1));
     }
 
     #[tokio::test]
@@ -397,15 +531,9 @@ mod tests {
         assert_eq!((file.blocked(), lines(file.path()).len()), (None, 1));
     }
 
-    #[tokio::test]
-    async fn a_full_disk_leaves_no_half_line() {
-        let file = LetterFile::at("/dev/full");
-        let mut open = Open {
-            file: OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full"),
-            length: 0,
-        };
-        assert!(open.append(&[b"line\n".to_vec()]).is_err());
-        assert_eq!(open.length, 0);
-        drop(file);
+    #[test]
+    fn a_full_disk_leaves_no_half_line() {
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
+        assert!(append_locked(&full, &[b"line\n".to_vec()]).is_err());
     }
 }
