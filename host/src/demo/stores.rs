@@ -17,7 +17,7 @@ use super::reconcile::{Columns, Found};
 use crate::clock::Clock;
 use crate::config::{Format, KafkaConnection, OnLost, SourceSettings, Start};
 use crate::kafka::{KafkaSource, SourceOptions};
-use crate::pipeline::{Assignment, BatchLimits, Reader, Source, SourceEvent};
+use crate::pipeline::{BatchLimits, Reader, Source, SourceEvent};
 use crate::record::Batch;
 use crate::sqlite::SqliteReader;
 
@@ -121,7 +121,9 @@ async fn follow(mut events: mpsc::Receiver<SourceEvent>, role: Role, seen: Arc<M
     while let Some(event) = events.recv().await {
         match event {
             SourceEvent::Assigned(assignments) => {
-                for Assignment { reader, .. } in assignments {
+                for assignment in assignments {
+                    assignment.begin_as_it_stands();
+                    let reader = assignment.reader;
                     readers.spawn(read(reader, role, Arc::clone(&seen), Arc::clone(&clock)));
                 }
             }

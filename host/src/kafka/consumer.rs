@@ -6,7 +6,7 @@
 //! has passed, and what was handed over is committed while we are still a member.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc as std_mpsc};
 use std::thread;
 use std::time::Duration;
@@ -33,13 +33,16 @@ use super::slot::{Renewals, Slot, lock};
 use super::start::{self, Beginning, Known};
 use super::stats::SourceStats;
 use crate::config::{OnLost, Start};
-use crate::pipeline::{Assignment, Committer, Position, SourceError, SourceEvent};
+use crate::pipeline::{Assignment, Position, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
-/// How long one poll of the main queue waits.
+/// How long one poll of the main queue waits; and while a reader waits for its first position to stand.
 const POLL: Duration = Duration::from_millis(50);
+const POLL_BEGINNING: Duration = Duration::from_millis(2);
 /// How often positions are committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// How soon a first position that was refused is sent again: a rebalance refuses one or two.
+const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// After this an asynchronous commit that nobody answered counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of a commit inside a rebalance, where nobody can poll meanwhile.
@@ -93,8 +96,9 @@ pub(super) struct Context {
     /// Queues of partitions that are assigned and not read: kept, so that nothing of them goes to the main queue.
     parked: Mutex<HashMap<TopicPartition, PartitionQueue<Context>>>,
     renewals: Renewals,
-    /// When the commit was sent that is not answered yet.
-    commit_sent: Mutex<Option<Instant>>,
+    /// The commit that is not answered yet, and when it was sent.
+    commit_sent: Mutex<Option<(usize, Instant)>>,
+    commits_sent: AtomicUsize,
 }
 
 impl Context {
@@ -119,6 +123,7 @@ impl Context {
             parked: Mutex::default(),
             renewals: Renewals::default(),
             commit_sent: Mutex::default(),
+            commits_sent: AtomicUsize::default(),
         }
     }
 
@@ -242,12 +247,13 @@ impl Context {
             beginning.partition.clone(),
             beginning.topic_id.clone(),
             (beginning.offset, beginning.high),
+            beginning.committed(),
             (Arc::clone(&self.renewals), Arc::clone(&self.stats), Arc::clone(&self.budget)),
         ));
         slot.attach(queue);
-        if beginning.is_uncommitted && self.settings.start != Start::Earliest {
+        if beginning.committed.is_none() && self.settings.start != Start::Earliest {
             // The next owner must not decide anew: "latest" would be later by then, and what came meanwhile lost.
-            slot.commit(Position { next: Offset(beginning.offset), metadata: String::new() });
+            slot.keep_start(Position { next: Offset(beginning.offset), metadata: String::new() });
         }
         lock(&self.slots).insert(beginning.partition.clone(), Arc::clone(&slot));
         tracing::info!(partition = %beginning.partition, offset = beginning.offset, generation, "partition assigned");
@@ -362,7 +368,7 @@ impl Context {
     /// Sends what was handed over since the last time, without waiting.
     fn commit_soon(&self, consumer: &BaseConsumer<Self>, queue: &CommitQueue) {
         let mut sent_at = lock(&self.commit_sent);
-        if let Some(since) = *sent_at {
+        if let Some((_, since)) = *sent_at {
             if since.elapsed() < COMMIT_TIMEOUT {
                 return;
             }
@@ -378,8 +384,9 @@ impl Context {
         if positions.is_empty() {
             return;
         }
-        match queue.send(consumer.client(), &commit_list(&positions)) {
-            Ok(()) => *sent_at = Some(Instant::now()),
+        let number = self.commits_sent.fetch_add(1, Ordering::Relaxed);
+        match queue.send(consumer.client(), &commit_list(&positions), number) {
+            Ok(()) => *sent_at = Some((number, Instant::now())),
             Err(error) => {
                 self.stats.commit_failures.bump();
                 tracing::warn!(%error, "a commit was not sent: it is tried again");
@@ -390,9 +397,28 @@ impl Context {
         }
     }
 
+    /// Whether a reader waits for its first position to stand.
+    fn is_beginning(&self) -> bool {
+        lock(&self.slots).values().any(|slot| slot.is_beginning())
+    }
+
+    /// Whether a first position is to be sent now.
+    fn wants_to_begin(&self, since_last: Duration) -> bool {
+        let slots = lock(&self.slots);
+        let mut refusals = slots.values().filter_map(|slot| slot.wants_to_begin());
+        refusals.any(|refusals| refusals == 0 || since_last >= BEGIN_AGAIN_AFTER)
+    }
+
     /// Notes what became of a commit that was sent.
     fn commit_answered(&self, answer: &CommitAnswer) {
-        *lock(&self.commit_sent) = None;
+        {
+            let mut sent = lock(&self.commit_sent);
+            if sent.is_none_or(|(number, _)| number != answer.number) {
+                // It was given up, and what it held was sent again: this answer must not be taken for the newer one's.
+                return;
+            }
+            *sent = None;
+        }
         let slots = lock(&self.slots);
         for entry in &answer.entries {
             let Some(slot) = slots.get(&TopicPartition::new(&entry.topic, entry.partition)) else { continue };
@@ -490,12 +516,13 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
     let commits = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
     let mut committed_at = Instant::now();
     while context.is_reading() {
-        poll_once(&consumer, &context);
+        poll_once(&consumer, &context, if context.is_beginning() { POLL_BEGINNING } else { POLL });
         context.renew(&consumer);
         while let Some(answer) = commits.answer() {
             context.commit_answered(&answer);
         }
-        if committed_at.elapsed() >= COMMIT_EVERY {
+        let since_last = committed_at.elapsed();
+        if since_last >= COMMIT_EVERY || context.wants_to_begin(since_last) {
             context.commit_soon(&consumer, &commits);
             committed_at = Instant::now();
         }
@@ -510,8 +537,8 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
     drop(consumer);
 }
 
-fn poll_once(consumer: &BaseConsumer<Context>, context: &Context) {
-    match consumer.poll(POLL) {
+fn poll_once(consumer: &BaseConsumer<Context>, context: &Context, wait: Duration) {
+    match consumer.poll(wait) {
         None => {}
         Some(Ok(message)) => context.stray_record(&message),
         Some(Err(error)) => context.main_queue_error(&error),
@@ -533,7 +560,7 @@ fn leave(consumer: &BaseConsumer<Context>, context: &Context) {
             tracing::warn!("the last positions were not committed: what came since is read again by the next owner");
             break;
         }
-        poll_once(consumer, context);
+        poll_once(consumer, context, POLL);
     }
     context.enter(Phase::Closing);
     lock(&context.slots).clear();

@@ -170,6 +170,8 @@ pub(super) struct CommitQueue {
 
 /// What became of a commit that was sent.
 pub(super) struct CommitAnswer {
+    /// Which.
+    pub(super) number: usize,
     /// What went wrong with all of it.
     pub(super) error: Option<String>,
     /// Its positions.
@@ -183,8 +185,13 @@ impl CommitQueue {
         Owned::new(queue, sys::rd_kafka_queue_destroy).map(|queue| Self { queue })
     }
 
-    /// Sends a commit.
-    pub(super) fn send<C: ClientContext>(&self, client: &Client<C>, list: &TopicPartitionList) -> Result<(), String> {
+    /// Sends a commit; `number` comes back with its answer.
+    pub(super) fn send<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        list: &TopicPartitionList,
+        number: usize,
+    ) -> Result<(), String> {
         // SAFETY: handle, list and queue live during the call, which copies the list and keeps the queue alive itself.
         unsafe {
             let code = sys::rd_kafka_commit_queue(
@@ -192,7 +199,8 @@ impl CommitQueue {
                 list.ptr(),
                 self.queue.as_ptr(),
                 None,
-                std::ptr::null_mut(),
+                // Never followed: a number, carried through.
+                std::ptr::without_provenance_mut(number),
             );
             if code == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                 Ok(())
@@ -213,6 +221,7 @@ impl CommitQueue {
             let code = sys::rd_kafka_event_error(event.as_ptr());
             let is_fine = code == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
             Some(CommitAnswer {
+                number: sys::rd_kafka_event_opaque(event.as_ptr()).addr(),
                 error: (!is_fine).then(|| text_of(sys::rd_kafka_err2str(code))),
                 entries: entries_of(sys::rd_kafka_event_topic_partition_list(event.as_ptr())),
             })

@@ -136,6 +136,7 @@ impl PartitionReader {
 impl Reader for PartitionReader {
     async fn next_batch(&mut self, limits: BatchLimits) -> Result<Batch, SourceError> {
         let ready = Arc::clone(&self.slot.ready);
+        self.slot.wait_until_begun().await;
         loop {
             if self.batch.is_empty() {
                 self.slot.wait_for_share().await;

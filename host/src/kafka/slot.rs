@@ -58,6 +58,9 @@ pub(super) struct Slot {
     queue: Mutex<Option<PartitionQueue<Context>>>,
     is_live: AtomicBool,
     positions: Mutex<Positions>,
+    /// The task's first position stands at the broker: the reader may give.
+    has_begun: AtomicBool,
+    begun: Notify,
 }
 
 /// What was handed over, what was sent, what was accepted: each at or after the next.
@@ -67,6 +70,10 @@ struct Positions {
     sent: Option<Position>,
     accepted: Option<Position>,
     refusals: u32,
+    /// The task itself has handed over a position.
+    is_claimed: bool,
+    /// What was sent is the task's own.
+    is_claim_sent: bool,
 }
 
 impl Slot {
@@ -74,6 +81,7 @@ impl Slot {
         partition: TopicPartition,
         topic_id: Option<String>,
         (start, high): (i64, i64),
+        committed: Option<Position>,
         (renewals, stats, budget): (Renewals, Arc<SourceStats>, Arc<Budget>),
     ) -> Self {
         Self {
@@ -91,7 +99,9 @@ impl Slot {
             freed: Notify::new(),
             queue: Mutex::new(None),
             is_live: AtomicBool::new(true),
-            positions: Mutex::default(),
+            positions: Mutex::new(Positions { accepted: committed, ..Positions::default() }),
+            has_begun: AtomicBool::new(false),
+            begun: Notify::new(),
         }
     }
 
@@ -159,6 +169,35 @@ impl Slot {
         }
     }
 
+    /// Waits until the task's first position stands. One reader waits at a time.
+    pub(super) async fn wait_until_begun(&self) {
+        while !self.has_begun.load(Ordering::SeqCst) {
+            self.begun.notified().await;
+        }
+    }
+
+    /// Whether a reader waits, or will wait, for its first position.
+    pub(super) fn is_beginning(&self) -> bool {
+        !self.has_begun.load(Ordering::SeqCst)
+    }
+
+    /// Whether a first position is to be sent, and how often it was refused.
+    pub(super) fn wants_to_begin(&self) -> Option<u32> {
+        let positions = lock(&self.positions);
+        let wants = self.is_beginning() && positions.is_claimed && positions.handed != positions.sent;
+        wants.then_some(positions.refusals)
+    }
+
+    fn begin(&self) {
+        self.has_begun.store(true, Ordering::SeqCst);
+        self.begun.notify_one();
+    }
+
+    /// Keeps the start, which nobody has committed yet, without speaking for the task.
+    pub(super) fn keep_start(&self, position: Position) {
+        lock(&self.positions).handed = Some(position);
+    }
+
     /// Asks for a new beginning.
     pub(super) fn renew(&self) {
         lock(&self.renewals).insert(self.partition.clone());
@@ -167,9 +206,10 @@ impl Slot {
     /// What was handed over and not yet sent; from now on it is sent.
     pub(super) fn send(&self) -> Option<Position> {
         let mut positions = lock(&self.positions);
-        if positions.handed == positions.sent {
+        if positions.handed == positions.sent || positions.handed == positions.accepted {
             return None;
         }
+        positions.is_claim_sent = positions.is_claimed;
         positions.sent = positions.handed.clone();
         positions.handed.clone()
     }
@@ -186,6 +226,9 @@ impl Slot {
         if let Some(sent) = positions.sent.clone().filter(|sent| sent.next.0 == next) {
             positions.accepted = Some(sent);
             positions.refusals = 0;
+            if positions.is_claim_sent {
+                self.begin();
+            }
         }
     }
 
@@ -200,6 +243,7 @@ impl Slot {
     pub(super) fn refused(&self) -> u32 {
         let mut positions = lock(&self.positions);
         positions.sent = None;
+        positions.is_claim_sent = false;
         positions.refusals += 1;
         positions.refusals
     }
@@ -229,6 +273,12 @@ impl Committer for Slot {
         }
         lock(&self.given).done(position.next.0);
         self.freed.notify_one();
+        positions.is_claimed = true;
+        if self.is_beginning() && positions.accepted.as_ref() == Some(&position) {
+            // The very same stands already, and nothing else of this assignment is on its way: `keep_start` is called
+            // only where nothing stands.
+            self.begin();
+        }
         positions.handed = Some(position);
     }
 }
@@ -240,7 +290,8 @@ mod tests {
 
     fn slot() -> Slot {
         let budget = Arc::new(Budget::new(1 << 20, 1, 1 << 10));
-        Slot::new(TopicPartition::new("t", 0), None, (0, 10), (Renewals::default(), Arc::default(), budget))
+        let shared = (Renewals::default(), Arc::default(), budget);
+        Slot::new(TopicPartition::new("t", 0), None, (0, 10), Some(at(0)), shared)
     }
 
     fn at(next: i64) -> Position {
@@ -286,6 +337,41 @@ mod tests {
         slot.commit(Position { next: Offset(4), metadata: "ü".repeat(METADATA_CHARS_MAX) });
         slot.commit(Position { next: Offset(5), metadata: "x".repeat(METADATA_CHARS_MAX + 1) });
         assert_eq!(slot.send().map(|position| position.next), Some(Offset(4)));
+    }
+
+    #[test]
+    fn begins_when_the_first_position_stands() {
+        let slot = slot();
+        slot.commit(Position { next: Offset(0), metadata: "another version".to_owned() });
+        assert!(slot.is_beginning());
+        slot.send();
+        slot.refused();
+        slot.accepted(0);
+        assert!(slot.is_beginning(), "it was refused");
+        slot.send();
+        slot.accepted(0);
+        assert!(!slot.is_beginning());
+    }
+
+    #[test]
+    fn begins_at_once_where_the_first_position_stands_already() {
+        let slot = slot();
+        slot.commit(at(0));
+        assert!(!slot.is_beginning());
+        assert_eq!((slot.send(), slot.unaccepted()), (None, None), "nothing is committed twice");
+    }
+
+    #[test]
+    fn a_start_that_is_kept_does_not_speak_for_the_task() {
+        let slot = slot();
+        slot.keep_start(at(5));
+        slot.send();
+        slot.commit(Position { next: Offset(5), metadata: "the task's own".to_owned() });
+        slot.accepted(5);
+        assert!(slot.is_beginning());
+        slot.send();
+        slot.accepted(5);
+        assert!(!slot.is_beginning());
     }
 
     #[test]

@@ -14,8 +14,8 @@ use super::consumer::Context;
 use super::embedded::is_embedded;
 use super::native;
 use crate::config::Start;
-use crate::pipeline::SourceError;
 use crate::pipeline::checkpoint::Checkpoint;
+use crate::pipeline::{Position, SourceError};
 use crate::record::{Offset, TopicPartition};
 
 /// How long one question to the brokers may take, and how often it is asked.
@@ -33,10 +33,18 @@ pub(super) struct Beginning {
     pub(super) sibling_metadata: Vec<String>,
     pub(super) partitions_total: i32,
     pub(super) topic_id: Option<String>,
-    /// There is no committed offset, so the next owner would decide anew.
-    pub(super) is_uncommitted: bool,
+    /// The committed offset; without one the next owner would decide anew.
+    pub(super) committed: Option<i64>,
     /// What is gone.
     pub(super) lost: Option<Lost>,
+}
+
+impl Beginning {
+    /// The position that stands at the broker.
+    pub(super) fn committed(&self) -> Option<Position> {
+        let next = Offset(self.committed?);
+        Some(Position { next, metadata: self.metadata.clone().unwrap_or_default() })
+    }
 }
 
 /// Records that were not read and are gone.
@@ -191,7 +199,7 @@ pub(super) fn beginnings(
             sibling_metadata,
             partitions_total: totals.get(&*partition.topic).copied().unwrap_or(0),
             topic_id,
-            is_uncommitted: facts.committed.is_none(),
+            committed: facts.committed,
             lost,
         });
     }

@@ -44,6 +44,8 @@ struct State {
     committed: BTreeMap<TopicPartition, Position>,
     /// Handed over, not yet committed.
     pending: BTreeMap<TopicPartition, Position>,
+    /// Assignments whose first position stands: their readers give.
+    begun: BTreeSet<u64>,
     hold_commits: bool,
     history: Vec<(TopicPartition, Position)>,
     stale_commits: u64,
@@ -106,6 +108,12 @@ impl MemoryGroup {
         lock(&self.0.state).violations.clone()
     }
 
+    /// The position that is handed over and not committed yet.
+    #[must_use]
+    pub fn under_way(&self, partition: &TopicPartition) -> Option<Position> {
+        lock(&self.0.state).pending.get(partition).cloned()
+    }
+
     /// Sets the committed position, as an earlier life of the group left it.
     pub fn commit_as_before(&self, partition: &TopicPartition, position: Position) {
         lock(&self.0.state).committed.insert(partition.clone(), position);
@@ -126,6 +134,8 @@ impl MemoryGroup {
         for partition in pending {
             state.keep(&partition);
         }
+        drop(state);
+        self.wake();
     }
 
     /// Cuts batches at random lengths from now on, below the limits that readers are given.
@@ -328,6 +338,7 @@ impl State {
         if let Some(position) = self.pending.remove(partition) {
             self.history.push((partition.clone(), position.clone()));
             self.committed.insert(partition.clone(), position);
+            self.begun.extend(self.owners.get(partition).map(|owner| owner.generation));
         }
     }
 
@@ -405,10 +416,10 @@ impl MemoryReader {
         limits
     }
 
-    /// Whether this assignment still holds; a failure that was asked for.
+    /// Whether this assignment still holds, and its first position stands; a failure that was asked for.
     fn check(&self) -> Result<bool, SourceError> {
         let mut state = lock(&self.group.0.state);
-        if state.owners.get(&self.partition) != Some(&self.owner) {
+        if state.owners.get(&self.partition) != Some(&self.owner) || !state.begun.contains(&self.owner.generation) {
             return Ok(false);
         }
         if let Some(error) = state.failures.remove(&self.partition) {
@@ -503,9 +514,18 @@ impl Committer for MemoryCommitter {
             state.violations.push(format!("the position {} of {} {wrong}", position.next, self.partition));
             return;
         }
+        let has_begun = state.begun.contains(&self.owner.generation);
+        if state.committed.get(&self.partition) == Some(&position) {
+            state.begun.insert(self.owner.generation);
+        }
         state.pending.insert(self.partition.clone(), position);
         if !state.hold_commits {
             state.keep(&self.partition);
+        }
+        let begins = !has_begun && state.begun.contains(&self.owner.generation);
+        drop(state);
+        if begins {
+            self.group.wake();
         }
     }
 }
@@ -551,6 +571,7 @@ mod tests {
         let (send, mut events) = mpsc::channel(4);
         source.open(send).await.expect("opens");
         let mut first = assigned(&mut events).await.remove(0);
+        first.begin_as_it_stands();
         let batch = first.reader.next_batch(LIMITS).await.expect("a batch");
         assert_eq!(batch.offsets, [0, 1, 2, 4, 5, 6, 7, 8, 9], "a gap where a record was taken away");
         first.committer.commit(position(2));
@@ -564,6 +585,7 @@ mod tests {
         let mut second = assigned(&mut events).await.remove(0);
         assert_eq!(second.start, Offset(2), "the position under way died with the member");
         assert!(second.generation > first.generation);
+        second.begin_as_it_stands();
         assert_eq!(second.reader.next_batch(LIMITS).await.expect("a batch").offsets[0], 2);
         first.committer.commit(position(9));
         assert_eq!((group.committed(&partition), group.stale_commits()), (Some(position(2)), 1));

@@ -84,11 +84,24 @@ pub struct Assignment {
     pub committer: Arc<dyn Committer>,
 }
 
+impl Assignment {
+    /// Hands over the start as it stands, for whoever reads and leaves nothing behind that another version must know of.
+    pub fn begin_as_it_stands(&self) {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        self.committer.commit(Position { next: self.start, metadata });
+    }
+}
+
 /// Reads one partition, in offset order. Offsets may have gaps, but never repeat or fall.
+///
+/// Gives nothing until the first position of its assignment *stands*: until it was handed over, and the source's keeper
+/// has accepted it, or has it already. Who reads may write; and whoever goes on after a sudden death learns from the
+/// committed metadata alone which version may have written what. A position that cannot be accepted any more (the
+/// assignment has ended meanwhile) leaves a reader that gives nothing, and is dropped at the revocation.
 #[async_trait]
 pub trait Reader: Send {
-    /// The next batch, as soon as a limit is reached; waits for a first record without end. Cancel-safe: a dropped call
-    /// loses no record.
+    /// The next batch, as soon as a limit is reached; waits for the first position to stand, and for a first record,
+    /// without end. Cancel-safe: a dropped call loses no record.
     ///
     /// # Errors
     /// Where the partition cannot be read on.
@@ -106,8 +119,9 @@ pub struct Position {
 
 /// Takes positions of one partition under one assignment.
 pub trait Committer: Send + Sync {
-    /// Hands over a position; positions never fall. It is committed within a second, and at the latest when the
-    /// partition is revoked or the source closes. After the assignment has ended it is discarded.
+    /// Hands over a position; positions never fall. The first of an assignment is committed at once, since its reader
+    /// waits for it; later ones within a second, and at the latest when the partition is revoked or the source closes.
+    /// After the assignment has ended it is discarded. Never waits, and may be called wherever an assignment is handled.
     fn commit(&self, position: Position);
 }
 

@@ -424,3 +424,25 @@ async fn another_version_writes_what_may_have_been_written_at_the_next_epoch() {
     let epochs: Vec<i64> = world.written().values().map(|(_, at)| at % 10).collect();
     assert_eq!(epochs, [1, 1, 1, 0]);
 }
+
+#[tokio::test]
+async fn a_version_that_dies_before_its_first_position_stands_has_written_nothing() {
+    let world = World::new(1);
+    let partition = &world.partitions()[0];
+    for n in 1..=3 {
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
+    }
+    world.group.hold_commits(true);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the first position is on its way", || world.group.under_way(partition).is_some()).await;
+    // Time enough for a task that does not wait to write all three.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.kill().await;
+    assert_eq!(world.group.committed(partition), None, "nobody will know that it was there");
+    assert_eq!(world.written(), BTreeMap::new(), "so it must not have written");
+    world.group.hold_commits(false);
+    let daemon = world.start(vec![doubler().with_digest(Digest::of(b"second"))], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    assert_eq!(world.written(), world.expected());
+}

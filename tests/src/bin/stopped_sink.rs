@@ -91,6 +91,7 @@ async fn read(mut assignment: Assignment, seen: Arc<Seen>, mut sink_works: watch
     const UNDER_WAY_MAX: usize = 8;
     let limits = BatchLimits { records: 1024, bytes: 1 << 20, linger: Duration::from_millis(5) };
     let mut held: Vec<(Batch, Batch)> = Vec::new();
+    assignment.begin_as_it_stands();
     loop {
         if held.len() == UNDER_WAY_MAX || *sink_works.borrow() {
             if sink_works.wait_for(|works| *works).await.is_err() {

@@ -23,6 +23,9 @@ pub trait SourceBed: Send + Sync {
 
     /// A new member of the group, not opened yet.
     fn member(&self) -> Arc<dyn Source>;
+
+    /// What the group has committed for a partition: the offset and its metadata, as anybody else sees them.
+    async fn committed(&self, partition: i32) -> Option<(i64, String)>;
 }
 
 const LIMITS: BatchLimits = BatchLimits { records: 1000, bytes: 1 << 20, linger: Duration::from_millis(20) };
@@ -32,6 +35,8 @@ struct Member {
     source: Arc<dyn Source>,
     events: mpsc::Receiver<SourceEvent>,
     assignments: BTreeMap<i32, Assignment>,
+    /// It hands over where each assignment begins, as every task does.
+    begins: bool,
 }
 
 impl Member {
@@ -39,7 +44,12 @@ impl Member {
         let source = bed.member();
         let (send, events) = mpsc::channel(16);
         within("the source opens", source.open(send)).await.expect("it opens");
-        Self { source, events, assignments: BTreeMap::new() }
+        Self { source, events, assignments: BTreeMap::new(), begins: true }
+    }
+
+    /// One that hands over nothing by itself.
+    async fn open_silent(bed: &dyn SourceBed) -> Self {
+        Self { begins: false, ..Self::open(bed).await }
     }
 
     /// Takes one event; what is revoked is dropped and answered.
@@ -47,6 +57,9 @@ impl Member {
         match within("an event", self.events.recv()).await {
             Some(SourceEvent::Assigned(assignments)) => {
                 for assignment in assignments {
+                    if self.begins {
+                        assignment.begin_as_it_stands();
+                    }
                     self.assignments.insert(assignment.partition.partition, assignment);
                 }
             }
@@ -257,6 +270,65 @@ pub async fn members_share_and_nothing_is_lost(bed: &dyn SourceBed) {
     first.close().await;
 }
 
+/// Whoever is not known at the source's keeper cannot have read, and so cannot have written anything.
+pub async fn nothing_is_given_before_the_first_position_stands(bed: &dyn SourceBed) {
+    bed.append(0, records(0, 5)).await;
+    let mut first = Member::open_silent(bed).await;
+    first.until_it_has(2).await;
+    let reader = &mut first.assignments.get_mut(&0).expect("it is assigned").reader;
+    let early = tokio::time::timeout(Duration::from_millis(300), reader.next_batch(LIMITS)).await;
+    assert!(early.is_err(), "nothing was handed over: {early:?}");
+    first.commit(0, 0, "first version");
+    let batch = first.read(0, LIMITS).await;
+    assert_eq!(bed.committed(0).await, Some((0, "first version".to_owned())), "it stood before the batch was given");
+    assert_eq!(batch.offsets.first(), Some(&0));
+    first.close().await;
+
+    // Another version says who it is before it reads, at the same offset.
+    let mut second = Member::open_silent(bed).await;
+    second.until_it_has(2).await;
+    assert_eq!(second.assignments[&0].metadata.as_deref(), Some("first version"));
+    second.commit(0, 0, "second version");
+    assert_eq!(second.read(0, LIMITS).await.offsets.first(), Some(&0));
+    assert_eq!(bed.committed(0).await, Some((0, "second version".to_owned())), "it stood before the batch was given");
+    second.close().await;
+
+    // What stands already need not be accepted again.
+    let mut third = Member::open_silent(bed).await;
+    third.until_it_has(2).await;
+    third.commit(0, 0, "second version");
+    assert_eq!(offsets(&third.read_all(0, 5).await), [0, 1, 2, 3, 4]);
+    third.close().await;
+}
+
+/// A partition can be taken away while its first position is on its way, and from one who never handed over any.
+pub async fn a_partition_can_go_before_its_first_position_stands(bed: &dyn SourceBed) {
+    bed.append(0, records(0, 5)).await;
+    bed.append(1, records(0, 5)).await;
+    let mut first = Member::open_silent(bed).await;
+    first.until_it_has(2).await;
+    let mut second = Member::open_silent(bed).await;
+    // In the very moment of the rebalance.
+    first.commit(0, 0, "on its way");
+    within("the group settles", async {
+        while first.assignments.len() != 1 || second.assignments.len() != 1 {
+            tokio::select! {
+                () = first.take() => {}
+                () = second.take() => {}
+            }
+        }
+    })
+    .await;
+    for member in [&mut first, &mut second] {
+        let partition = *member.assignments.keys().next().expect("it has one");
+        member.commit(partition, 0, "after the rebalance");
+        assert_eq!(offsets(&member.read_all(partition, 5).await), [0, 1, 2, 3, 4]);
+    }
+    second.close().await;
+    first.until_it_has(2).await;
+    first.close().await;
+}
+
 /// A position that comes after its assignment has ended is discarded.
 pub async fn a_late_commit_is_discarded(bed: &dyn SourceBed) {
     bed.append(0, records(0, 10)).await;
@@ -285,6 +357,8 @@ macro_rules! source_suite {
         $crate::suite!($bed, source:
             records_arrive_whole_and_in_order, batches_keep_their_limits, a_dropped_call_loses_no_record,
             a_commit_comes_back_with_its_metadata, what_was_not_committed_comes_again,
-            members_share_and_nothing_is_lost, a_late_commit_is_discarded);
+            members_share_and_nothing_is_lost, a_late_commit_is_discarded,
+            nothing_is_given_before_the_first_position_stands,
+            a_partition_can_go_before_its_first_position_stands);
     };
 }

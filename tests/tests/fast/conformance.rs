@@ -166,6 +166,11 @@ impl SourceBed for MemorySourceBed {
     fn member(&self) -> Arc<dyn Source> {
         Arc::new(self.group.source())
     }
+
+    async fn committed(&self, partition: i32) -> Option<(i64, String)> {
+        let position = self.group.committed(&TopicPartition::new("suite", partition))?;
+        Some((position.next.0, position.metadata))
+    }
 }
 
 impl Drop for MemorySourceBed {

@@ -112,6 +112,21 @@ impl SourceBed for TopicToRead {
     fn member(&self) -> Arc<dyn Source> {
         Arc::new(KafkaSource::new(&connection(), &settings(&[&self.topic.name], &self.group), options()))
     }
+
+    async fn committed(&self, partition: i32) -> Option<(i64, String)> {
+        let (topic, group) = (self.topic.name.clone(), self.group.clone());
+        let look = move || {
+            let consumer: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", brokers()).set("group.id", group).create().unwrap();
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&topic, partition);
+            let list = consumer.committed_offsets(list, Duration::from_secs(30)).unwrap();
+            let found = list.find_partition(&topic, partition).unwrap();
+            let Offset::Offset(offset) = found.offset() else { return None };
+            Some((offset, found.metadata().to_owned()))
+        };
+        tokio::task::spawn_blocking(look).await.unwrap()
+    }
 }
 
 mod source {

@@ -268,6 +268,9 @@ async fn read(member: String, mut assignment: Assignment, mut stop: watch::Recei
         });
         stretches.len() - 1
     };
+    let begins =
+        Position { next: assignment.start, metadata: metadata(assignment.start, assignment.topic_id.as_deref()) };
+    assignment.committer.commit(begins);
     loop {
         let batch: Batch = tokio::select! {
             biased;
