@@ -7,7 +7,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use pelton::demo::{Directory, Options};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 fn demo(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pelton"));
@@ -114,6 +116,16 @@ fn nothing_is_claimed_of_another_plugin() {
     let why = summary["not_compared_because"].as_str().expect("it says why");
     assert!(why.contains("is not the one"), "{why}");
     assert!(summary["seen"]["tables"]["orders"].as_u64() > Some(100), "{summary:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_was_stopped_before_its_first_event_claims_nothing() {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let options = Options { seed: 7, length: None, rate: 100, directory: Directory::Temporary };
+    let summary = pelton::demo::run(&options, &stop, |_| {}).await.expect("it runs");
+    assert_eq!((summary.events, summary.matches, summary.reconciliation), (0, None, None));
+    assert_eq!(summary.not_compared_because.as_deref(), Some("it was stopped before the first event"));
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub struct Seen {
 /// How a demo went.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Whether everything is where it belongs; absent where nobody knows where that is.
+    /// Whether everything is where it belongs; absent where nobody knows where that is, or there was nothing.
     pub matches: Option<bool>,
     /// The seed.
     pub seed: u64,
@@ -457,7 +457,12 @@ impl Shop {
             *dead_letters.entry(code.clone()).or_default() += 1;
         }
         let seen = Seen { tables, topics: lock(&self.seen).topics.clone(), dead_letters };
-        let reconciliation = self.unknown.is_none().then(|| reconcile(&self.expected, found));
+        // Where nothing was expected, nothing can be said to match.
+        let not_compared_because = match &self.unknown {
+            None if self.produced == 0 => Some("it was stopped before the first event".to_owned()),
+            unknown => unknown.clone(),
+        };
+        let reconciliation = not_compared_because.is_none().then(|| reconcile(&self.expected, found));
         let seconds = self.traded.as_secs_f64();
         Summary {
             matches: reconciliation.as_ref().map(|result| result.matches),
@@ -469,7 +474,7 @@ impl Shop {
             latency_p99_ms: latency.map(|(_, slowest)| slowest),
             seen,
             reconciliation,
-            not_compared_because: self.unknown.clone(),
+            not_compared_because,
             directory,
         }
     }
