@@ -52,6 +52,18 @@ impl Shape {
         &self.columns[..end]
     }
 
+    /// The part of an upsert's values that a deletion of its row has.
+    pub(crate) fn key_values<'v>(&self, values: &'v [u8]) -> &'v [u8] {
+        let mut rest = values;
+        for _ in self.key() {
+            let Some((length, after)) = rest.split_first_chunk::<4>() else { break };
+            // A key has no null and nothing unset in it.
+            let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or_default();
+            rest = after.get(length..).unwrap_or_default();
+        }
+        values.get(..values.len() - rest.len()).unwrap_or_default()
+    }
+
     fn partition_columns(&self) -> usize {
         self.columns.partition_point(|column| column.role == ColumnRole::Partition)
     }
@@ -70,7 +82,7 @@ pub(crate) struct Unit {
     earlier: Vec<usize>,
     pub(crate) op: RowOp,
     /// The record deleted the row before these rows.
-    cleared: bool,
+    pub(crate) cleared: bool,
     /// Static columns that a later row of the record sets for the same partition.
     masked: Vec<usize>,
     /// Its values in [`EncodedBatch::bytes`].

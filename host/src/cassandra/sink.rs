@@ -3,14 +3,15 @@
 //! In: batches, in order. Out: [`Written`], when every row is durable by Cassandra's own answer, had expired, or can never
 //! be written. Rows are written side by side and retried in any order: their write times keep the log's order in the
 //! data. Never takes a time-out for success, never gives up a row for a transient error, never writes a row as one that
-//! lives for ever because its time to live was over.
+//! lives for ever because its time to live was over. Where a record deletes a row and upserts it again, and the upsert
+//! has expired, the deletion is written alone.
 //!
 //! The way of a row:
 //!
 //! ```text
 //!            ┌────────── again, after a back-off ──────────┐
 //!            ▼                                             │
-//! encode ─► enter the window ─► expired? ─► bind, execute ─┼─► written
+//! encode ─► enter the window ─► expired? ─► bind, execute ─┼─► written, or its deletion
 //!   │                              │                       ├─► refused: has the table changed? ─► encode anew, again
 //!   └► failure                     └► counted              │                                  └─► gone: blocked, again
 //!                                                          └─► failure
@@ -190,19 +191,29 @@ impl Inner {
         let mut refused = false;
         loop {
             let permit = self.window.enter().await;
-            let Some(ttl_s) = plan.ttl_left_s(unit.op, meta, self.clock.now_ms()) else {
+            let left_s = plan.ttl_left_s(unit.op, meta, self.clock.now_ms());
+            if left_s.is_none() && !unit.cleared {
                 permit.leave(Answer::Other);
                 self.stats.expired();
                 return Outcome::Expired;
-            };
+            }
             let values = anew.as_deref().unwrap_or(values);
+            let (op, values) = match left_s {
+                Some(_) => (unit.op, values),
+                // The record deleted the row before it set what has expired.
+                None => (RowOp::Delete, plan.shape.key_values(values)),
+            };
             let sent_at = Instant::now();
-            let bound = Bound { op: unit.op, values, write_time: meta.write_time.0, ttl_s };
-            let error = match self.cassandra.session().execute_unpaged(plan.statement(unit.op), bound).await {
+            let bound = Bound { op, values, write_time: meta.write_time.0, ttl_s: left_s.flatten() };
+            let error = match self.cassandra.session().execute_unpaged(plan.statement(op), bound).await {
                 Ok(_) => {
                     let latency = permit.leave(Answer::Good);
                     self.stats.written(values.len(), latency);
                     self.block.clear(&self.output.table);
+                    if left_s.is_none() {
+                        self.stats.expired();
+                        return Outcome::Expired;
+                    }
                     return Outcome::Written { bytes: values.len() };
                 }
                 Err(error) => error,
@@ -366,10 +377,7 @@ impl Plan {
 }
 
 fn ttl_left_s(ttl_s: u64, meta: &RowMeta, now_ms: i64) -> Option<i32> {
-    let written_ms = meta.write_time.0.div_euclid(1000);
-    // A record's time beyond its write time was too far ahead of the wall, and was clamped.
-    let record_ms = if meta.timestamp_ms >= 0 { meta.timestamp_ms.min(written_ms) } else { written_ms };
-    let left_ms = i128::from(record_ms) + i128::from(ttl_s) * 1000 - i128::from(now_ms);
+    let left_ms = i128::from(meta.lives_from_ms()) + i128::from(ttl_s) * 1000 - i128::from(now_ms);
     // Rounded up: a row lives up to a second longer, never shorter.
     let left_s = (left_ms + 999).div_euclid(1000).min(i128::from(TTL_S_MAX));
     i32::try_from(left_s).ok().filter(|left_s| *left_s > 0)

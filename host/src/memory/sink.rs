@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::gate::Gate;
 use super::lock;
 use super::table::{MemoryTable, OwnedCell, OwnedValue, TableRow, TableWrite};
+use crate::clock::Clock;
 use crate::pipeline::{CellSpec, Pending, RowFailure, Sink, Wants, Written};
 use crate::record::{Cell, RowMeta, RowOp, SinkBatch, TopicPartition};
 
@@ -57,10 +58,22 @@ pub struct MemorySink(Arc<Inner>);
 struct Inner {
     wants: Wants,
     key: Vec<String>,
-    ttl_ms: Option<i64>,
+    ttl: Option<Ttl>,
     gate: Gate,
     room: Arc<Semaphore>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+}
+
+/// How long rows live, and what they live by.
+struct Ttl {
+    ms: i64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Ttl {
+    fn is_over(&self, until_ms: Option<i64>) -> bool {
+        until_ms.is_some_and(|until_ms| until_ms <= self.clock.now_ms())
+    }
 }
 
 #[derive(Default)]
@@ -83,29 +96,36 @@ impl MemorySink {
     /// A sink that wants records, as a topic does.
     #[must_use]
     pub fn records() -> Self {
-        Self::new(Wants::Records, &[], None)
+        Self::new(Wants::Records, &[])
     }
 
     /// A sink that wants cells, as a table does, with this primary key.
     #[must_use]
     pub fn table(columns: Vec<CellSpec>, key: &[&str]) -> Self {
-        Self::new(Wants::Cells(columns), key, None)
+        Self::new(Wants::Cells(columns), key)
     }
 
-    /// As [`Self::table`]; rows expire this long after their record's time.
+    /// Another sink on the same store, with the same faults, whose rows expire this long after their record's time.
     #[must_use]
-    pub fn expiring_table(columns: Vec<CellSpec>, key: &[&str], ttl: Duration) -> Self {
-        Self::new(Wants::Cells(columns), key, Some(ttl.as_millis() as i64))
+    pub fn expiring(&self, ttl: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            wants: self.0.wants.clone(),
+            key: self.0.key.clone(),
+            ttl: Some(Ttl { ms: ttl.as_millis() as i64, clock }),
+            gate: Gate::open(),
+            room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            state: Arc::clone(&self.0.state),
+        }))
     }
 
-    fn new(wants: Wants, key: &[&str], ttl_ms: Option<i64>) -> Self {
+    fn new(wants: Wants, key: &[&str]) -> Self {
         Self(Arc::new(Inner {
             wants,
             key: key.iter().map(|column| (*column).to_owned()).collect(),
-            ttl_ms,
+            ttl: None,
             gate: Gate::open(),
             room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            state: Mutex::default(),
+            state: Arc::default(),
         }))
     }
 
@@ -293,7 +313,7 @@ impl Inner {
         refused: &mut BTreeSet<usize>,
         written: &mut Written,
     ) -> Vec<TableWrite> {
-        let mut writes: Vec<(i64, TableWrite)> = Vec::new();
+        let mut writes: Vec<Merged> = Vec::new();
         for (row, meta) in batch.rows.iter().enumerate() {
             if refused.contains(&row) {
                 continue;
@@ -320,32 +340,57 @@ impl Inner {
                 written.failures.push(RowFailure { row, code, message });
                 continue;
             };
-            let time_ms = if meta.timestamp_ms >= 0 { meta.timestamp_ms } else { meta.write_time.0 / 1000 };
-            let until_ms = self.ttl_ms.map(|ttl| time_ms + ttl);
+            let until_ms = self.ttl.as_ref().map(|ttl| meta.lives_from_ms().saturating_add(ttl.ms));
             let write = TableWrite { key, op: meta.op, cells, at: meta.write_time, until_ms };
-            let earlier = writes.iter_mut().rev().take_while(|(offset, _)| *offset == meta.offset.0);
-            match earlier.map(|(_, write)| write).find(|earlier| earlier.key == write.key) {
-                Some(earlier) => merge(earlier, write),
-                None => writes.push((meta.offset.0, write)),
+            let earlier = writes.iter_mut().rev().take_while(|earlier| earlier.offset == meta.offset.0);
+            match earlier.into_iter().find(|earlier| earlier.write.key == write.key) {
+                Some(earlier) => earlier.merge(write),
+                None => writes.push(Merged { offset: meta.offset.0, cleared: false, write }),
             }
         }
-        writes.into_iter().map(|(_, write)| write).collect()
+        let is_over = |write: &TableWrite| {
+            write.op == RowOp::Upsert && self.ttl.as_ref().is_some_and(|ttl| ttl.is_over(write.until_ms))
+        };
+        let (over, mut alive): (Vec<_>, Vec<_>) = writes.into_iter().partition(|merged| is_over(&merged.write));
+        written.expired += over.len() as u64;
+        // What the record deleted before stays deleted.
+        let deletions = over.into_iter().filter(|merged| merged.cleared).map(|mut merged| {
+            merged.write.op = RowOp::Delete;
+            merged.write.cells.clear();
+            merged
+        });
+        alive.extend(deletions);
+        alive.into_iter().map(|merged| merged.write).collect()
     }
 }
 
-/// Merges a later write of the same record into an earlier one of the same row.
-fn merge(earlier: &mut TableWrite, later: TableWrite) {
-    match (earlier.op, later.op) {
-        (_, RowOp::Delete) => *earlier = later,
-        (RowOp::Upsert, RowOp::Upsert) => {
-            let set = later.cells.into_iter().filter(|(_, cell)| *cell != OwnedCell::Unset);
-            earlier.cells.extend(set);
-        }
-        // At one write time a deletion would win over what comes after it: what is not set is deleted cell by cell.
-        (RowOp::Delete, RowOp::Upsert) => {
-            *earlier = later;
-            for cell in earlier.cells.values_mut().filter(|cell| **cell == OwnedCell::Unset) {
-                *cell = OwnedCell::Null;
+/// What one record writes to one row.
+struct Merged {
+    offset: i64,
+    /// The record deleted the row before it set its cells.
+    cleared: bool,
+    write: TableWrite,
+}
+
+impl Merged {
+    /// Takes a later write of the same record to the same row.
+    fn merge(&mut self, later: TableWrite) {
+        match (self.write.op, later.op) {
+            (_, RowOp::Delete) => {
+                self.cleared = false;
+                self.write = later;
+            }
+            (RowOp::Upsert, RowOp::Upsert) => {
+                let set = later.cells.into_iter().filter(|(_, cell)| *cell != OwnedCell::Unset);
+                self.write.cells.extend(set);
+            }
+            // At one write time a deletion would win over what comes after it: what is not set is deleted cell by cell.
+            (RowOp::Delete, RowOp::Upsert) => {
+                self.cleared = true;
+                self.write = later;
+                for cell in self.write.cells.values_mut().filter(|cell| **cell == OwnedCell::Unset) {
+                    *cell = OwnedCell::Null;
+                }
             }
         }
     }

@@ -140,6 +140,17 @@ pub struct RowMeta {
     pub op: RowOp,
 }
 
+impl RowMeta {
+    /// The moment from which a time to live counts, milliseconds: its record's time. Where the record has none, or one
+    /// so far ahead of the wall that its write time was clamped, what the write time was made of.
+    #[must_use]
+    pub fn lives_from_ms(&self) -> i64 {
+        let written_ms = self.write_time.0.div_euclid(1000);
+        // A write time lies below its record's time only where it was clamped.
+        if self.timestamp_ms >= 0 { self.timestamp_ms.min(written_ms) } else { written_ms }
+    }
+}
+
 /// The rows of one batch that go to one sink, in order: rows of one record stand together, records in offset order.
 #[derive(Debug, Clone)]
 pub struct SinkBatch {

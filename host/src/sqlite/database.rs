@@ -29,16 +29,9 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A batch on its way into the file.
 pub(super) struct Job {
     pub(super) table: Arc<SharedTable>,
-    pub(super) writes: Vec<Write>,
+    pub(super) writes: Vec<RowWrite>,
     pub(super) written: Written,
     pub(super) answer: oneshot::Sender<Written>,
-}
-
-/// A row of a batch on its way into the file.
-pub(super) struct Write {
-    pub(super) row: RowWrite,
-    /// It had expired before it came: it is written only over what is there already, so as to hide it.
-    pub(super) expired: bool,
 }
 
 /// A table as all sinks of this process see it: where one of them adds columns (always at the end), the others' rows
@@ -221,20 +214,16 @@ impl Writer {
             let Some(table) = tables.get(name) else { continue };
             for write in &job.writes {
                 let mut key = Vec::new();
-                write.row.key.iter().for_each(|value| value.key_bytes(&mut key));
+                write.key.iter().for_each(|value| value.key_bytes(&mut key));
                 let touched = match rows.entry((name, key)) {
                     std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                     std::collections::hash_map::Entry::Vacant(entry) => {
-                        let stored = table.load(&transaction, &write.row.key)?;
-                        let is_there = stored.is_some();
+                        let stored = table.load(&transaction, &write.key)?;
                         let row = stored.unwrap_or_else(|| StoredRow::new(table.columns.len()));
-                        entry.insert(Touched { table, write: &write.row, row, is_there, changed: false })
+                        entry.insert(Touched { table, write, row, changed: false })
                     }
                 };
-                if !write.expired || touched.is_there {
-                    touched.is_there = true;
-                    touched.changed |= touched.row.apply(&write.row);
-                }
+                touched.changed |= touched.row.apply(write);
             }
         }
         for touched in rows.values().filter(|touched| touched.changed) {
@@ -250,6 +239,5 @@ struct Touched<'a> {
     /// The first write that met it, for the key.
     write: &'a RowWrite,
     row: StoredRow,
-    is_there: bool,
     changed: bool,
 }

@@ -47,6 +47,8 @@ pub(super) enum NewCell {
 pub(super) struct RowWrite {
     pub(super) key: Vec<Stored>,
     pub(super) op: RowOp,
+    /// The record deleted the row before it set these cells.
+    pub(super) cleared: bool,
     /// One a column that is no key.
     pub(super) cells: Vec<NewCell>,
     pub(super) at: i64,
@@ -68,12 +70,21 @@ impl RowWrite {
             }
             // On a tie the row's deletion would win: what the upsert leaves unset is deleted cell by cell instead.
             (RowOp::Delete, RowOp::Upsert) => {
-                *self = later;
+                *self = Self { cleared: true, ..later };
                 for cell in self.cells.iter_mut().filter(|cell| **cell == NewCell::Unset) {
                     *cell = NewCell::Null;
                 }
             }
         }
+    }
+
+    /// Leaves of an upsert the deletion that its record made before it; false where there was none.
+    pub(super) fn fall_back_to_deletion(&mut self) -> bool {
+        if self.cleared {
+            self.op = RowOp::Delete;
+            self.cells.fill(NewCell::Unset);
+        }
+        self.cleared
     }
 }
 

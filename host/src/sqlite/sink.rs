@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::SqliteError;
 use super::columns::Stored;
-use super::database::{Database, Job, SharedTable, Write};
+use super::database::{Database, Job, SharedTable};
 use super::merge::{NewCell, RowWrite};
 use super::table::{ColumnSpec, Table};
 use crate::clock::Clock;
@@ -72,7 +72,7 @@ impl SqliteSink {
     /// Turns a batch into writes; those of one record to one row are merged.
     fn job(&self, batch: &SinkBatch, answer: oneshot::Sender<Written>) -> Job {
         let mut written = Written::default();
-        let mut writes: Vec<Write> = Vec::with_capacity(batch.len());
+        let mut writes: Vec<RowWrite> = Vec::with_capacity(batch.len());
         let now_ms = self.clock.now_ms();
         let ttl_ms = self.ttl.map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
         let mut record = None;
@@ -82,9 +82,7 @@ impl SqliteSink {
                 record = Some(meta.offset);
                 first_of_record = writes.len();
             }
-            // The record's own time, or, where it has none, what its write time was made of.
-            let time_ms = if meta.timestamp_ms >= 0 { meta.timestamp_ms } else { meta.write_time.0 / 1000 };
-            let until_ms = ttl_ms.map(|ttl| time_ms.saturating_add(ttl));
+            let until_ms = ttl_ms.map(|ttl| meta.lives_from_ms().saturating_add(ttl));
             let row = match self.row(batch, at, until_ms) {
                 Ok((row, bytes)) => {
                     written.bytes += bytes as u64;
@@ -95,17 +93,17 @@ impl SqliteSink {
                     continue;
                 }
             };
-            let expired = meta.op == RowOp::Upsert && until_ms.is_some_and(|until| until <= now_ms);
-            written.expired += u64::from(expired);
-            match writes[first_of_record..].iter_mut().find(|earlier| earlier.row.key == row.key) {
-                Some(earlier) => {
-                    // A deletion takes effect even where the upsert that follows it has expired.
-                    earlier.expired &= expired;
-                    earlier.row.merge(row);
-                }
-                None => writes.push(Write { row, expired }),
+            match writes[first_of_record..].iter_mut().find(|earlier| earlier.key == row.key) {
+                Some(earlier) => earlier.merge(row),
+                None => writes.push(row),
             }
         }
+        // What has expired is not written; a deletion by the same record before it is.
+        writes.retain_mut(|write| {
+            let is_expired = write.op == RowOp::Upsert && write.until_ms.is_some_and(|until| until <= now_ms);
+            written.expired += u64::from(is_expired);
+            !is_expired || write.fall_back_to_deletion()
+        });
         Job { table: Arc::clone(&self.shared), writes, written, answer }
     }
 
@@ -144,7 +142,7 @@ impl SqliteSink {
             return Err(("sink.too_large", format!("the row has {bytes} bytes; at most {ROW_BYTES_MAX} fit")));
         }
         let key = key.into_iter().map(|value| value.expect("every key column has its place")).collect();
-        Ok((RowWrite { key, op: meta.op, cells, at: meta.write_time.0, until_ms }, bytes))
+        Ok((RowWrite { key, op: meta.op, cleared: false, cells, at: meta.write_time.0, until_ms }, bytes))
     }
 }
 

@@ -22,6 +22,8 @@ use crate::record::{CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, Topic
 const TTL: Duration = Duration::from_secs(3600);
 const PAST: i64 = 3_601_000;
 const FUTURE: [i64; 2] = [100_000_000_000_000, 100_000_000_000_500];
+/// Before all write times of the replays, and after all of these: nothing counts as clamped.
+const FIRST_WRITE: i64 = 200_000_000_000_000_000;
 
 fn output(table: &str, ttl: Option<Duration>, columns: &[(&str, &str)]) -> TableOutput {
     let columns = columns.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect();
@@ -122,7 +124,7 @@ fn any_write() -> impl Strategy<Value = TableWrite> {
         any_cell(vec!["".into(), "a".into(), "ab".into(), "ü".into()]),
     );
     (1_i64..=3, 1_i64..=6, prop::bool::weighted(0.2), cells, until).prop_map(|(key, at, delete, (a, b), until)| {
-        let mut write = upsert(key, at, &[("a", a), ("b", b)]);
+        let mut write = upsert(key, FIRST_WRITE + at, &[("a", a), ("b", b)]);
         if delete {
             (write.op, write.cells) = (RowOp::Delete, BTreeMap::new());
         } else {
@@ -158,6 +160,7 @@ fn merged(writes: &[TableWrite]) -> BTreeMap<i64, StoredRow> {
         let row = RowWrite {
             key: vec![Stored::Integer(key)],
             op: write.op,
+            cleared: false,
             cells: vec![new_cell(write.cells.get("a")), new_cell(write.cells.get("b"))],
             at: write.at.0,
             until_ms: write.until_ms,
@@ -231,7 +234,7 @@ async fn writes_of_one_record_are_merged_and_the_last_wins() {
 }
 
 #[tokio::test]
-async fn a_row_that_had_expired_is_counted_and_hides_only_what_is_there() {
+async fn a_row_that_had_expired_is_counted_and_not_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("tables.db");
     let clock = ManualClock::at(SystemClock.now_ms());
@@ -239,14 +242,14 @@ async fn a_row_that_had_expired_is_counted_and_hides_only_what_is_there() {
     let fresh = clock.now_ms();
     let stale = fresh - TTL.as_millis() as i64;
     let rows = [
-        (1, upsert(1, 10, &[("a", number(1))]), fresh),
-        (2, upsert(1, 20, &[("a", number(2))]), stale),
-        (3, upsert(2, 30, &[("a", number(3))]), stale),
-        (4, upsert(3, 40, &[("a", number(4))]), fresh),
+        (1, upsert(1, fresh * 1000, &[("a", number(1))]), fresh),
+        (2, upsert(1, fresh * 1000 + 10, &[("a", number(2))]), stale),
+        (3, upsert(2, fresh * 1000 + 20, &[("a", number(3))]), stale),
+        (4, upsert(3, fresh * 1000 + 30, &[("a", number(4))]), fresh),
     ];
     let written = sink.write(batch(&rows)).await.await;
     assert_eq!((written.expired, written.failures.len()), (2, 0));
-    assert_eq!(seen(&path, "t").iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), [3]);
+    assert_eq!(seen(&path, "t").iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), [1, 3]);
     let stored = SqliteReader::open(&path).expect("opens").texts("SELECT id || '' FROM t__cells").expect("reads");
     assert_eq!(stored, [Some("1".to_owned()), Some("3".to_owned())], "row 2 was never there");
 }

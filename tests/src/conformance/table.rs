@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use pelton::clock::{Clock, SystemClock};
 use pelton::pipeline::{Sink, Wants};
 use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
 
@@ -19,6 +21,9 @@ pub trait TableBed: Send + Sync {
     /// A sink on the table; each time a new one, as after a restart.
     async fn open(&self) -> Arc<dyn Sink>;
 
+    /// The same, with a time to live.
+    async fn open_expiring(&self, ttl: Duration) -> Arc<dyn Sink>;
+
     /// What is visible in the table.
     async fn rows(&self) -> Rows;
 }
@@ -31,6 +36,7 @@ const BASE: i64 = 1_767_225_600_000_000;
 pub struct Row {
     offset: i64,
     at: i64,
+    timestamp_ms: i64,
     op: RowOp,
     id: Option<&'static str>,
     n: Cell<'static>,
@@ -39,7 +45,8 @@ pub struct Row {
 
 /// An upsert; `at` is both the record's offset and its write time, 10 µs apart.
 fn set(at: i64, id: &'static str, n: Cell<'static>, s: Cell<'static>) -> Row {
-    Row { offset: at, at: BASE + at * 10, op: RowOp::Upsert, id: Some(id), n, s }
+    let written = BASE + at * 10;
+    Row { offset: at, at: written, timestamp_ms: written / 1000, op: RowOp::Upsert, id: Some(id), n, s }
 }
 
 fn delete(at: i64, id: &'static str) -> Row {
@@ -71,7 +78,7 @@ fn batch(sink: &dyn Sink, rows: &[Row]) -> SinkBatch {
     let metas = rows.iter().enumerate().map(|(index, row)| RowMeta {
         origin: index as u32,
         offset: Offset(row.offset),
-        timestamp_ms: row.at / 1000,
+        timestamp_ms: row.timestamp_ms,
         write_time: WriteTime(row.at),
         index: index as u32,
         op: row.op,
@@ -211,6 +218,75 @@ fn names(message: &str, word: &str) -> bool {
     message.split(|character: char| !character.is_alphanumeric()).any(|found| found == word)
 }
 
+const TTL: Duration = Duration::from_secs(3600);
+const TTL_MS: i64 = 3_600_000;
+
+/// A time-to-live counts from the record's time, whatever its write time was lifted to; from the write time where the
+/// record has no time, or one so far ahead that it was clamped. What has expired is not written, but counted.
+pub async fn a_time_to_live_counts_from_the_record(bed: &dyn TableBed) {
+    let (now_ms, sink) = (SystemClock.now_ms(), bed.open_expiring(TTL).await);
+    let (past_ms, future_ms) = (now_ms - 2 * TTL_MS, now_ms + 1000 * TTL_MS);
+    let row = |at: i64, id, timestamp_ms, written_ms: i64| Row {
+        timestamp_ms,
+        at: written_ms * 1000 + at * 10,
+        ..set(at, id, n(at), Cell::Unset)
+    };
+    let written = write(
+        &*sink,
+        &[
+            row(1, "late", past_ms, past_ms),
+            row(2, "late, with a floor", past_ms, now_ms),
+            row(3, "late, clamped when it was written", future_ms, past_ms),
+            row(4, "late, without a time", -1, past_ms),
+            row(5, "fresh", now_ms, now_ms),
+            row(6, "fresh, clamped", future_ms, now_ms),
+            row(7, "fresh, without a time", -1, now_ms),
+        ],
+    )
+    .await;
+    assert_eq!((written.failures, written.expired), (vec![], 4));
+    let found = bed.rows().await;
+    let found: Vec<_> = found.keys().map(String::as_str).collect();
+    assert_eq!(found, ["fresh", "fresh, clamped", "fresh, without a time"]);
+}
+
+/// An update that had expired leaves what is there alone.
+pub async fn an_expired_update_leaves_the_row(bed: &dyn TableBed) {
+    write(&*bed.open().await, &[set(1, "a", n(1), s("x"))]).await;
+    let before = bed.rows().await;
+    let expired = Row { timestamp_ms: SystemClock.now_ms() - 2 * TTL_MS, ..set(2, "a", n(2), Cell::Null) };
+    let written = write(&*bed.open_expiring(TTL).await, &[expired]).await;
+    assert_eq!((written.failures, written.expired), (vec![], 1));
+    assert_eq!(bed.rows().await, before);
+}
+
+/// Where a record deletes a row and sets it again, the deletion holds though what was set has expired.
+pub async fn an_expired_upsert_after_a_deletion_still_deletes(bed: &dyn TableBed) {
+    let forever = bed.open().await;
+    let live =
+        [set(1, "a", n(1), s("x")), set(2, "b", n(2), s("x")), set(3, "c", n(3), s("x")), set(4, "d", n(4), s("x"))];
+    write(&*forever, &live).await;
+    let past_ms = SystemClock.now_ms() - 2 * TTL_MS;
+    let record = [
+        delete(5, "a"),
+        set(5, "a", n(5), Cell::Unset),
+        set(5, "b", n(5), Cell::Unset),
+        delete(5, "b"),
+        set(5, "b", Cell::Unset, s("y")),
+        set(5, "b", n(6), Cell::Unset),
+        set(5, "c", n(5), Cell::Unset),
+        delete(5, "c"),
+        set(5, "d", n(5), Cell::Unset),
+    ];
+    let record = record.map(|row| Row { timestamp_ms: past_ms, ..row });
+    let written = write(&*bed.open_expiring(TTL).await, &record).await;
+    assert_eq!((written.failures, written.expired), (vec![], 3), "the rows a, b and d had expired");
+    let wanted = rows(&[("d", &[("n", 4.into(), 4), ("s", "x".into(), 4)])]);
+    assert_eq!(bed.rows().await, wanted);
+    write(&*forever, &live).await;
+    assert_eq!(bed.rows().await, wanted, "what is older than the deletion stays away");
+}
+
 /// An answer that nobody waits for is no lost write.
 pub async fn a_dropped_answer_loses_no_write(bed: &dyn TableBed) {
     let sink = bed.open().await;
@@ -260,7 +336,8 @@ macro_rules! table_sink_suite {
         $crate::suite!($bed, table:
             what_is_answered_is_there, unset_leaves_and_null_deletes, an_older_write_changes_only_older_cells,
             a_deletion_hides_what_is_not_newer, the_last_write_of_a_record_wins, a_replay_changes_nothing,
-            a_bad_value_is_refused_alone, a_dropped_answer_loses_no_write, many_batches_under_way,
+            a_time_to_live_counts_from_the_record, an_expired_update_leaves_the_row,
+            an_expired_upsert_after_a_deletion_still_deletes, a_bad_value_is_refused_alone, a_dropped_answer_loses_no_write, many_batches_under_way,
             an_empty_batch_is_answered);
     };
 }

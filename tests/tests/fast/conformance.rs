@@ -1,9 +1,10 @@
 //! The suites on what needs no services.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use pelton::clock::SystemClock;
+use pelton::clock::{Clock, SystemClock};
 use pelton::config::{CreateTable, TableOutput, Tombstones};
 use pelton::memory::{MemoryGroup, MemoryLog, MemoryRecord, MemorySink, OwnedValue};
 use pelton::pipeline::{CellSpec, Sink, Source};
@@ -24,21 +25,11 @@ impl SqliteBed {
 #[async_trait]
 impl TableBed for SqliteBed {
     async fn open(&self) -> Arc<dyn Sink> {
-        let columns = [("id", "text"), ("n", "integer"), ("s", "text")];
-        let output = TableOutput {
-            table: "suite".into(),
-            columns: Default::default(),
-            ttl: None,
-            tombstones: Tombstones::Reject,
-            timestamp_floor: None,
-            consistency: None,
-            create: Some(CreateTable {
-                columns: columns.map(|(name, kind)| (name.to_owned(), kind.to_owned())).into(),
-                key: vec!["id".into()],
-            }),
-        };
-        let path = self.0.path().join("suite.db");
-        Arc::new(SqliteSink::open(&path, &output, Arc::new(SystemClock)).expect("the table opens"))
+        self.sink(None)
+    }
+
+    async fn open_expiring(&self, ttl: Duration) -> Arc<dyn Sink> {
+        self.sink(Some(ttl))
     }
 
     async fn rows(&self) -> Rows {
@@ -52,6 +43,26 @@ impl TableBed for SqliteBed {
             (id, cells.collect())
         });
         rows.collect()
+    }
+}
+
+impl SqliteBed {
+    fn sink(&self, ttl: Option<Duration>) -> Arc<dyn Sink> {
+        let columns = [("id", "text"), ("n", "integer"), ("s", "text")];
+        let output = TableOutput {
+            table: "suite".into(),
+            columns: Default::default(),
+            ttl,
+            tombstones: Tombstones::Reject,
+            timestamp_floor: None,
+            consistency: None,
+            create: Some(CreateTable {
+                columns: columns.map(|(name, kind)| (name.to_owned(), kind.to_owned())).into(),
+                key: vec!["id".into()],
+            }),
+        };
+        let path = self.0.path().join("suite.db");
+        Arc::new(SqliteSink::open(&path, &output, Arc::new(SystemClock)).expect("the table opens"))
     }
 }
 
@@ -72,7 +83,7 @@ impl MemoryTableBed {
             }
             _ => None,
         });
-        sink.reorder(5, std::time::Duration::from_millis(20));
+        sink.reorder(5, Duration::from_millis(20));
         Self(sink)
     }
 }
@@ -83,13 +94,17 @@ impl TableBed for MemoryTableBed {
         Arc::new(self.0.clone())
     }
 
+    async fn open_expiring(&self, ttl: Duration) -> Arc<dyn Sink> {
+        Arc::new(self.0.expiring(ttl, Arc::new(SystemClock)))
+    }
+
     async fn rows(&self) -> Rows {
         let json = |value: &OwnedValue| match value {
             OwnedValue::S64(number) => serde_json::Value::from(*number),
             OwnedValue::Text(text) => text.as_str().into(),
             other => panic!("the suite has no {other:?}"),
         };
-        let rows = self.0.rows(0).into_iter().map(|row| {
+        let rows = self.0.rows(SystemClock.now_ms()).into_iter().map(|row| {
             let OwnedValue::Text(id) = row.key[0].clone() else { panic!("the key is text") };
             (id, row.cells.iter().map(|(name, (value, at))| (name.clone(), (json(value), at.0))).collect())
         });
@@ -106,7 +121,7 @@ struct MemoryRecordBed(MemorySink);
 impl MemoryRecordBed {
     fn new() -> Self {
         let sink = MemorySink::records();
-        sink.reorder(6, std::time::Duration::from_millis(20));
+        sink.reorder(6, Duration::from_millis(20));
         sink.fail_next(3);
         Self(sink)
     }

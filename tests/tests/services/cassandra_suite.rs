@@ -1,9 +1,11 @@
 //! The suite that every table sink passes, on Cassandra.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use pelton::config::TableOutput;
 use pelton::pipeline::Sink;
 use pelton_tests::conformance::table::{Rows, TableBed};
 
@@ -29,6 +31,11 @@ impl Drop for CassandraBed {
 impl TableBed for CassandraBed {
     async fn open(&self) -> Arc<dyn Sink> {
         Arc::new(self.0.sink(&self.0.table("suite")).await)
+    }
+
+    async fn open_expiring(&self, ttl: Duration) -> Arc<dyn Sink> {
+        let output = TableOutput { ttl: Some(ttl), ..self.0.table("suite") };
+        Arc::new(self.0.sink(&output).await)
     }
 
     async fn rows(&self) -> Rows {
