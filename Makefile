@@ -3,6 +3,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fmt plugins services services-down services-status soak
 
+# Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
 PELTON := cargo run --quiet --package pelton --
 
 help: ## this list
@@ -15,11 +18,13 @@ demo: ## see records flow: needs nothing else (ARGS="--seconds 5 --json")
 test: ## everything: format, lint, plugins, all tests with real Kafka and Cassandra
 	@tests/harness/test.sh
 
-lint: ## format check, clippy, and licences and bans where cargo-deny is installed
+lint: ## format check, clippy, documentation, and licences, sources and bans of every dependency
 	@cargo fmt --all --check
+	@cargo fmt --all --check --manifest-path plugins/Cargo.toml
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
-	else echo "cargo-deny is not installed (cargo install --locked cargo-deny): its part was left out"; fi
+	@cargo clippy --workspace --all-targets --quiet --manifest-path plugins/Cargo.toml -- -D warnings
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
+	@cargo deny --log-level error check licenses bans sources
 
 fmt: ## format all Rust code
 	@cargo fmt --all

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # services.sh up|down|status [kafka] [cassandra]
+# services.sh how     docker or java: what `up` would start them with
+# services.sh java    the Java 17 that it would start them with
 #
 # Real Kafka and real Cassandra for development and tests. With Docker, where an engine answers: the compose file at the
 # top of the repository. Without: as processes of a local Java 17, from jars that Maven fetches once into a cache.
@@ -242,6 +244,15 @@ docker_answers() {
         && docker compose version >/dev/null 2>&1
 }
 
+# A Docker engine alone is not enough: it is the compose file that is started.
+how() {
+    case ${PELTON_SERVICES:-} in
+        docker | java) say "$PELTON_SERVICES" ;;
+        '') if docker_answers; then say docker; else say java; fi ;;
+        *) fail "PELTON_SERVICES is docker or java, not $PELTON_SERVICES" ;;
+    esac
+}
+
 compose() { docker compose -f "$top/docker-compose.yml" "$@"; }
 
 up_docker() {
@@ -277,8 +288,8 @@ up() {
         fi
     done
     if ((${#wanted[@]})); then
-        local how=${PELTON_SERVICES:-}
-        if [ -z "$how" ]; then if docker_answers; then how=docker; else how=java; fi; fi
+        local how
+        how=$(how)
         case $how in
             docker) up_docker "${wanted[@]}" ;;
             java)
@@ -287,7 +298,6 @@ up() {
                     waiting+=("$service:$started_pid")
                 done
                 ;;
-            *) fail "PELTON_SERVICES is docker or java, not $how" ;;
         esac
     fi
     for service in ${waiting[@]+"${waiting[@]}"}; do await "${service%%:*}" "${service#*:}"; done
@@ -324,6 +334,17 @@ status() {
 
 verb=${1:-}
 shift || true
+case $verb in
+    how)
+        how
+        exit
+        ;;
+    java)
+        find_java
+        say "$java"
+        exit
+        ;;
+esac
 for service in "$@"; do
     case $service in kafka | cassandra) ;; *) fail "there is no service $service; there are kafka and cassandra" ;; esac
 done

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # setup.sh [build]: what building and testing Pelton needs, found or installed. With `build`, what building alone needs.
 #
-# Installs Rust parts through rustup and cargo. Installs system packages only as root on a machine with apt; elsewhere it
-# says what is missing and how to get it, all at once, and exits with 1.
+# Installs Rust itself and its parts through rustup and cargo, into the user's home. Installs system packages only as root
+# on a machine with apt; elsewhere it says what is missing and how to get it, all at once, and exits with 1.
 set -euo pipefail
 
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/../../Cargo.toml")
 nextest_version=0.9.151
+deny_version=0.20.2
 missing=()
+# Where rustup and `cargo install` put programs: the Makefile adds it in the same way for what comes after this script.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
 say() { printf '%s\n' "$*"; }
 lacks() { missing+=("$1"); }
@@ -36,22 +41,40 @@ compilers() {
     fi
 }
 
+# version_at_least WANTED FOUND
+version_at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+install_rust() {
+    command -v curl >/dev/null || apt_install curl ca-certificates || return 1
+    say "installing Rust through rustup into ${CARGO_HOME:-$HOME/.cargo}"
+    curl --proto '=https' --tlsv1.2 --silent --show-error --fail --retry 2 --max-time 60 https://sh.rustup.rs \
+        | sh -s -- -y --quiet --no-modify-path --profile minimal --component rustfmt,clippy && return 0
+    say "rustup cannot be fetched; the system's own Rust instead"
+    apt_install rustc-web cargo-web rustfmt-web rust-web-clippy rust-web-src lld-22
+}
+
 rust() {
-    if ! command -v cargo >/dev/null && [ -f "${CARGO_HOME:-$HOME/.cargo}/env" ]; then
-        lacks "cargo on the PATH: . ${CARGO_HOME:-$HOME/.cargo}/env"
-    elif ! command -v cargo >/dev/null; then
-        lacks "Rust: https://rustup.rs"
-    elif ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
-        rustup component add rustfmt clippy 2>/dev/null || lacks "rustfmt and clippy: rustup component add rustfmt clippy"
+    command -v cargo >/dev/null || install_rust || { lacks "Rust $rust_version or later: https://rustup.rs"; return 0; }
+    local found
+    found=$(rustc --version | sed 's/rustc \([0-9.]*\).*/\1/')
+    if ! version_at_least "$rust_version" "$found"; then
+        say "Rust $found is here, $rust_version is wanted"
+        { command -v rustup >/dev/null && rustup update stable; } \
+            || lacks "Rust $rust_version or later ($(command -v rustc) is $found): rustup update stable"
+    fi
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        rustup component add rustfmt clippy 2>/dev/null || apt_install rustfmt-web rust-web-clippy \
+            || lacks "rustfmt and clippy: rustup component add rustfmt clippy"
     fi
 }
 
-nextest() {
+# cargo_tool NAME VERSION: a program of cargo's, `cargo NAME`.
+cargo_tool() {
     command -v cargo >/dev/null || return 0
-    cargo nextest --version >/dev/null 2>&1 && return 0
-    say "installing cargo-nextest $nextest_version, the test runner (a few minutes, once)"
-    cargo install --quiet --locked --debug --version "$nextest_version" cargo-nextest \
-        || lacks "the test runner: cargo install --locked cargo-nextest"
+    cargo "$1" --version >/dev/null 2>&1 && return 0
+    say "installing cargo-$1 $2 (a few minutes, once)"
+    cargo install --quiet --locked --debug --version "$2" "cargo-$1" \
+        || lacks "cargo-$1: cargo install --locked cargo-$1"
 }
 
 # What `pelton plugin build` can use: a Rust toolchain with the Wasm target, or one with the source of its library.
@@ -83,18 +106,9 @@ guests() {
     (or, on Debian: apt-get install rustc-web cargo-web rust-web-src lld-22)"
 }
 
-has_java_17() {
-    local java
-    for java in ${PELTON_JAVA_HOME:+"$PELTON_JAVA_HOME/bin/java"} ${JAVA_HOME:+"$JAVA_HOME/bin/java"} \
-        "$(command -v java || true)" /usr/lib/jvm/*17*/bin/java; do
-        if [ -x "$java" ] && "$java" -version 2>&1 | grep -q 'version "17'; then return 0; fi
-    done
-    return 1
-}
-
 services() {
-    command -v docker >/dev/null && timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1 && return 0
-    has_java_17 || apt_install openjdk-17-jre-headless \
+    [ "$("$here/services.sh" how)" = java ] || return 0
+    "$here/services.sh" java >/dev/null 2>&1 || apt_install openjdk-17-jre-headless \
         || lacks "a Docker engine, or Java 17, for Kafka and Cassandra: apt-get install openjdk-17-jre-headless"
     command -v mvn >/dev/null || apt_install maven \
         || lacks "a Docker engine, or Maven, for Kafka and Cassandra: apt-get install maven"
@@ -103,7 +117,8 @@ services() {
 compilers
 rust
 if [ "${1:-}" != build ]; then
-    nextest
+    cargo_tool nextest "$nextest_version"
+    cargo_tool deny "$deny_version"
     guests
     services
 fi

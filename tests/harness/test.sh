@@ -41,10 +41,10 @@ services_up() {
 
 stage "what is needed" "$here/setup.sh"
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-stage "format" cargo fmt --all --check
 stage "build" cargo build --workspace --all-targets
 stage "plugins" "$target/debug/pelton" plugin build plugins
-stage "lint" cargo clippy --workspace --all-targets --quiet -- -D warnings
+stage "lint" make --no-print-directory lint
+stage "examples in the documentation" cargo test --doc --package pelton-sdk --package pelton-sdk-derive
 stage "plugin unit tests" cargo test --quiet --manifest-path plugins/Cargo.toml
 stage "plugin cases" "$target/debug/pelton" plugin test plugins
 stage "services" services_up

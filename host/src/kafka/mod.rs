@@ -9,7 +9,7 @@
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order, waits for delivery reports and tries
 //!   again without end.
-//! - [`EmbeddedBroker`] for the demo, [`check`] for `pelton check --online`, [`admin`] for topics.
+//! - [`EmbeddedBroker`] for the demo, [`check()`] for `pelton check --online`, [`admin`] for topics.
 //! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
 //!
 //! Never commits a position that nobody handed over, never takes a time-out for a delivery, and never passes over

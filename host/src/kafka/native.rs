@@ -2,7 +2,7 @@
 //!
 //! In: handles that the wrapper owns. Out: owned Rust values. Every pointer that is obtained here is freed here; nothing
 //! borrowed from the client leaves. Never keeps a handle beyond a call.
-#![allow(unsafe_code, reason = "calls of librdkafka that its safe wrapper lacks; each says why it is sound")]
+#![expect(unsafe_code, reason = "calls of librdkafka that its safe wrapper lacks; each says why it is sound")]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};

@@ -108,7 +108,7 @@ impl Runtime {
         // made. The cache gives out only what `Cache::put` wrote under the same digest and settings (both are in the
         // file's name), into a directory that no other user may write to, and verified the image's SHA-256 on the very
         // bytes passed here: they are in our memory, not in a file that could still change.
-        #[allow(unsafe_code, reason = "the one place that runs what it did not compile; see above")]
+        #[expect(unsafe_code, reason = "the one place that runs what it did not compile; see above")]
         let loaded = unsafe { Component::deserialize(engine, &image) };
         loaded
             .inspect_err(|error| {

@@ -12,7 +12,7 @@ use crate::input::{FieldType, Json, Plain, RawJson, Subscriber, Symbol};
 
 pub use crate::bindings::pelton::plugin::types::SetColumn;
 
-/// Something that sets fields of a row. Derive it with [`Columns`](crate::Columns); `()` sets none.
+/// Something that sets fields of a row. Derive it with [`Columns`](derive@crate::Columns); `()` sets none.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the output of a plugin",
     note = "write #[derive(Columns)] above its struct; `()` sets nothing"

@@ -88,6 +88,7 @@ extern crate self as pelton_sdk;
 #[allow(
     missing_docs,
     unreachable_pub,
+    unsafe_code,
     clippy::all,
     clippy::pedantic,
     clippy::panic,
