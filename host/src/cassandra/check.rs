@@ -1,14 +1,15 @@
 //! What `pelton check --online` asks Cassandra.
 //!
 //! In: the connection, and each output that is a table, with the typed fields that feed it where they are known. Out:
-//! [`Problem`]s by pipeline and key. Writes nothing.
+//! [`Problem`]s by pipeline and key, and what the tables are made of. Writes nothing.
 
 use scylla::cluster::metadata::{ColumnType, NativeType};
 
 use super::errors::CassandraError;
 use super::session::{Cassandra, connect};
-use super::table::Table;
+use super::table::{ColumnRole, Table, TableColumn};
 use crate::config::{CassandraConnection, Problem, TableOutput};
+use crate::pipeline::CellSpec;
 use crate::record::{FieldType, OutputField};
 
 /// A table of a pipeline.
@@ -24,17 +25,39 @@ pub struct TableCheck<'a> {
     pub fields: &'a [OutputField],
 }
 
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// One a table that was asked for; none where it will not do.
+    pub tables: Vec<Option<KnownTable>>,
+}
+
+/// A table as the cluster knows it.
+#[derive(Debug)]
+pub struct KnownTable {
+    /// Its columns, and what fills them.
+    pub columns: Vec<CellSpec>,
+    /// The primary key.
+    pub key: Vec<String>,
+}
+
 /// Connects and looks at every table.
-pub async fn check(connection: &CassandraConnection, tables: &[TableCheck<'_>]) -> Vec<Problem> {
+pub async fn check(connection: &CassandraConnection, tables: &[TableCheck<'_>]) -> Checked {
+    let mut checked = Checked::default();
     let cassandra = match connect(connection).await {
         Ok(cassandra) => cassandra,
-        Err(error) => return vec![connection_problem(&error)],
+        Err(error) => {
+            checked.problems.push(connection_problem(&error));
+            return checked;
+        }
     };
-    let mut problems = Vec::new();
     for table in tables {
-        problems.extend(check_table(&cassandra, table).await);
+        let known = check_table(&cassandra, table, &mut checked.problems).await;
+        checked.tables.push(known);
     }
-    problems
+    checked
 }
 
 fn connection_problem(error: &CassandraError) -> Problem {
@@ -47,19 +70,23 @@ fn connection_problem(error: &CassandraError) -> Problem {
     Problem::by_key(None, key, error.to_string(), remedy)
 }
 
-async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>) -> Vec<Problem> {
+async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>, problems: &mut Vec<Problem>) -> Option<KnownTable> {
     let key = |below: &str| format!("outputs.{}.cassandra.{below}", check.output_name);
     let problem =
         |below: &str, found: String, remedy: &str| Problem::by_key(Some(check.pipeline), key(below), found, remedy);
     let table = match Table::describe(cassandra, check.output).await {
         Ok(table) => table,
-        Err(CassandraError::Table { problems, .. }) => {
-            return problems.into_iter().map(|found| problem(&found.key, found.found, &found.remedy)).collect();
+        Err(CassandraError::Table { problems: found, .. }) => {
+            problems.extend(found.into_iter().map(|found| problem(&found.key, found.found, &found.remedy)));
+            return None;
         }
-        Err(error) => return vec![problem("table", error.to_string(), "")],
+        Err(error) => {
+            problems.push(problem("table", error.to_string(), ""));
+            return None;
+        }
     };
-    let mut problems = Vec::new();
-    for (spec, column) in table.specs(&check.output.columns).iter().zip(&table.columns) {
+    let columns = table.specs(&check.output.columns);
+    for (spec, column) in columns.iter().zip(&table.columns) {
         let Some(field) = check.fields.iter().find(|field| field.path == spec.path) else { continue };
         if !fits(field.field_type, &column.column_type) {
             let below = if check.output.columns.contains_key(&column.name) {
@@ -68,9 +95,9 @@ async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>) -> Vec<Probl
                 "table".to_owned()
             };
             let found = format!(
-                "field {} is {:?}, but column {} of {} is {}",
+                "the plugin sets `{}` as {}, which never fits into the column {} of {}, of type {}",
                 spec.path.join("."),
-                field.field_type,
+                field.field_type.name(),
                 column.name,
                 table.name,
                 column.type_text
@@ -78,7 +105,9 @@ async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>) -> Vec<Probl
             problems.push(problem(&below, found, "let the plugin set another type, or change the column"));
         }
     }
-    problems
+    let is_key = |column: &&TableColumn| column.role <= ColumnRole::Clustering;
+    let key = table.columns.iter().filter(is_key).map(|column| column.name.clone()).collect();
+    Some(KnownTable { columns, key })
 }
 
 /// Whether any value of a field's type can fit a column.

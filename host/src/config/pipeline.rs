@@ -471,6 +471,7 @@ fn check_outputs(
     format: Option<Format>,
     around: &Surroundings<'_>,
 ) {
+    check_tables(value, outputs);
     for (name, at) in value.entries("").unwrap_or_default() {
         if no_steps && name != "default" {
             at.document.problem(
@@ -506,6 +507,31 @@ fn check_outputs(
                 "a table needs columns, and `format: bytes` without steps gives none",
                 "write `format: json` under `source:`, or add a step whose plugin sets columns",
             );
+        }
+    }
+}
+
+/// Two outputs onto one table: what one record writes to one row is merged within an output alone, and between two of
+/// them nothing would tell which was the last.
+fn check_tables(value: &Value<'_>, outputs: &Outputs) {
+    let mut taken: BTreeMap<(&str, String), &str> = BTreeMap::new();
+    for (name, at) in value.entries("").unwrap_or_default() {
+        let (kind, table) = match outputs.get(name) {
+            Some(Some(Output::Cassandra(output))) => ("cassandra", output.table.clone()),
+            // SQLite does not tell names apart by case.
+            Some(Some(Output::Sqlite(output))) => ("sqlite", output.table.to_lowercase()),
+            _ => continue,
+        };
+        let Some(at) = at.below(&[kind, "table"]) else { continue };
+        match taken.get(&(kind, table.clone())) {
+            Some(first) => {
+                let found = format!("{} is also the table of the output `{first}`", at.quoted());
+                let remedy = "let the plugins route to one output, which merges what a record writes to one row, or use two tables";
+                at.problem(found, remedy);
+            }
+            None => {
+                taken.insert((kind, table), name);
+            }
         }
     }
 }

@@ -25,10 +25,10 @@ use crate::pipeline::encode::{Encoder, OutputEncoder};
 use crate::pipeline::gate::Gate;
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
-use crate::pipeline::{DeadLetters, Sink, SourceError, Transform};
+use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::record::OutputField;
 use crate::sqlite::{SqliteError, SqliteSink};
-use crate::startup::PreparedPipeline;
+use crate::startup::{PreparedPipeline, refuse_columns_that_miss_what_is_set};
 use crate::supervisor::Supervised;
 use crate::telemetry::{Metric, Telemetry};
 
@@ -87,6 +87,10 @@ impl Connector<'_> {
         for (name, output) in &pipeline.outputs {
             let place = format!("outputs.{name}");
             let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output, session)).await?;
+            if let Wants::Cells(columns) = sink.sink.wants() {
+                refuse_columns_that_miss_what_is_set(prepared, (name, output), columns)
+                    .map_err(|problem| Fault::refused(problem.to_string()).told(pipeline, &place))?;
+            }
             samplers.extend(sink.sampler);
             let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
             outputs.push(LineOutput { encoder, sink: sink.sink });

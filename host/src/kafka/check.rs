@@ -1,8 +1,9 @@
 //! What `pelton check --online` asks Kafka.
 //!
 //! In: a valid project. Out: problems by key: brokers that do not answer, topics that are not there, dead-letter topics
-//! that take less than their source gives. Never writes, never joins a group.
+//! that take less than their source gives; and how many partitions each topic has. Never writes, never joins a group.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admin::{self, Probe};
@@ -20,32 +21,45 @@ struct Named<'p> {
     topic: &'p str,
 }
 
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// How many partitions each topic has that is there.
+    pub partitions: BTreeMap<String, usize>,
+}
+
 /// Asks the brokers whether all topics of a project are there and large enough.
-pub async fn check(project: &Project) -> Vec<Problem> {
+pub async fn check(project: &Project) -> Checked {
     let named: Vec<Named<'_>> = project.pipelines.iter().flat_map(topics_of).collect();
-    let Some(connection) = project.settings.kafka.as_ref().filter(|_| !named.is_empty()) else { return Vec::new() };
-    let mut problems = Vec::new();
+    let mut checked = Checked::default();
+    let Some(connection) = project.settings.kafka.as_ref().filter(|_| !named.is_empty()) else { return checked };
     for Named { pipeline, key, topic } in named {
         match partitions(connection, topic).await {
-            Ok(_) => {}
+            Ok(count) => {
+                checked.partitions.insert(topic.to_owned(), count);
+            }
             Err(SourceError::Unreachable { system, message }) => {
                 // One problem says it all; each topic would say it again.
-                return vec![Problem::by_key(
+                checked.problems = vec![Problem::by_key(
                     None,
                     "kafka.brokers",
                     format!("{system} cannot be reached: {message}"),
                     "start the brokers, or correct the address and the security settings",
                 )];
+                return checked;
             }
             Err(error) => {
-                problems.push(Problem::by_key(Some(&pipeline.name), key, error.to_string(), remedy(&error, topic)));
+                let remedy = remedy(&error, topic);
+                checked.problems.push(Problem::by_key(Some(&pipeline.name), key, error.to_string(), remedy));
             }
         }
     }
     for pipeline in &project.pipelines {
-        problems.extend(dead_letter_size(connection, pipeline).await);
+        checked.problems.extend(dead_letter_size(connection, pipeline).await);
     }
-    problems
+    checked
 }
 
 fn remedy(error: &SourceError, topic: &str) -> String {

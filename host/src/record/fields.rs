@@ -22,6 +22,22 @@ pub enum FieldType {
     Json,
 }
 
+impl FieldType {
+    /// Its name in `wit/types.wit`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::S64 => "s64",
+            Self::F64 => "f64",
+            Self::Text => "text",
+            Self::Symbol => "symbol",
+            Self::Bytes => "bytes",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// What becomes of a row whose field is absent, or does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat};
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use serde::de::IgnoredAny;
 
-use crate::record::Value;
+use crate::record::{FieldType, Value};
 
 /// The type of a column of an embedded table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,20 @@ impl ColumnType {
     #[must_use]
     pub fn names() -> String {
         Self::ALL.map(|(name, _)| name).join(", ")
+    }
+
+    /// Whether some value of a field's type fits.
+    #[must_use]
+    pub fn takes(self, field: FieldType) -> bool {
+        match self {
+            Self::Text => matches!(field, FieldType::Text | FieldType::Symbol),
+            Self::Integer => matches!(field, FieldType::S64),
+            Self::Boolean => matches!(field, FieldType::Boolean),
+            Self::Real => matches!(field, FieldType::S64 | FieldType::F64 | FieldType::Json),
+            Self::Blob => matches!(field, FieldType::Bytes | FieldType::Text | FieldType::Symbol),
+            Self::Timestamp => matches!(field, FieldType::S64 | FieldType::Text | FieldType::Symbol),
+            Self::Json => field != FieldType::Bytes,
+        }
     }
 
     /// SQLite's own type for the storage.
@@ -253,6 +267,25 @@ mod tests {
         ];
         for (column_type, value, wanted) in cases {
             assert_eq!(column_type.store(value), wanted.map_err(str::to_owned), "{column_type:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_takes_the_fields_of_which_some_value_fits() {
+        let samples = [
+            (FieldType::Boolean, vec![Value::Boolean(true)]),
+            (FieldType::S64, vec![Value::S64(5)]),
+            (FieldType::F64, vec![Value::F64(1.5)]),
+            (FieldType::Text, vec![Value::Text("0x00"), Value::Text("2026-01-01T00:00:00Z")]),
+            (FieldType::Symbol, vec![Value::Text("0x00"), Value::Text("2026-01-01T00:00:00Z")]),
+            (FieldType::Bytes, vec![Value::Bytes(b"x")]),
+            (FieldType::Json, vec![Value::Json("1.5"), Value::Json("{}")]),
+        ];
+        for (name, column_type) in ColumnType::ALL {
+            for (field, values) in &samples {
+                let fits = values.iter().any(|value| column_type.store(*value).is_ok());
+                assert_eq!(column_type.takes(*field), fits, "{name} {}", field.name());
+            }
         }
     }
 

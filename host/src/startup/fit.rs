@@ -1,11 +1,13 @@
 //! Whether what plugins read, set and route to fits their pipeline.
 //!
 //! In: the subscriptions of the steps that could be loaded, the outputs and the format of a pipeline. Out: a problem for
-//! each route without an output, output without a route, field without JSON, table without columns. Pure.
+//! each route without an output, output without a route, field without JSON, table without columns; what tables say in
+//! detail stands in `tables`. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::tables::TableFacts;
 use crate::config::{Format, Output, Problem};
 use crate::pipeline::{Subscription, Transform as _};
 use crate::plugin::WasmTransform;
@@ -21,18 +23,36 @@ pub(super) fn subscriptions(steps: &[(usize, Arc<WasmTransform>)]) -> Vec<(usize
 pub(super) fn fields_set<'s>(output: &str, steps: &'s [(usize, Arc<WasmTransform>)]) -> &'s [OutputField] {
     let subscriptions = subscriptions(steps);
     match feeders(output, &subscriptions).as_slice() {
-        [one] => &one.set_fields,
+        [one] => &one.subscription.set_fields,
         _ => &[],
     }
 }
 
+/// A step that feeds an output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Feeder<'s> {
+    /// The plugin's name.
+    pub(crate) plugin: &'s str,
+    pub(crate) subscription: &'s Subscription,
+    /// A step before it has set fields: whatever the source's format is, what it gets has some.
+    pub(crate) gets_fields: bool,
+}
+
 /// The steps that feed an output.
-fn feeders<'s>(output: &str, steps: &[(usize, &'s str, &'s Subscription)]) -> Vec<&'s Subscription> {
+pub(crate) fn feeders<'s>(output: &str, steps: &[(usize, &'s str, &'s Subscription)]) -> Vec<Feeder<'s>> {
     let last = steps.last().map(|(index, ..)| *index);
     let feeds = |index: usize, subscription: &Subscription| {
         (output == "default" && Some(index) == last) || subscription.routes.iter().any(|route| route == output)
     };
-    steps.iter().filter(|(index, _, step)| feeds(*index, step)).map(|(_, _, step)| *step).collect()
+    let mut gets_fields = false;
+    let mut feeders = Vec::new();
+    for (index, plugin, subscription) in steps {
+        if feeds(*index, subscription) {
+            feeders.push(Feeder { plugin, subscription, gets_fields });
+        }
+        gets_fields |= !subscription.set_fields.is_empty();
+    }
+    feeders
 }
 
 /// Whether what the plugins read, set and route to fits their pipeline.
@@ -51,6 +71,7 @@ impl Fit<'_> {
         let mut problems = self.routes_without_output();
         if self.is_whole {
             problems.extend(self.outputs_without_route());
+            problems.extend(self.tables());
         }
         if self.format == Some(Format::Bytes) {
             problems.extend(self.fields_without_json());
@@ -98,6 +119,14 @@ impl Fit<'_> {
             .collect()
     }
 
+    fn tables(&self) -> Vec<Problem> {
+        let tables = self.outputs.iter().filter_map(|(name, output)| {
+            let facts = TableFacts::of_files(self.pipeline, name, output.as_ref()?)?;
+            Some((name, facts))
+        });
+        tables.flat_map(|(name, table)| table.fit(&feeders(name, self.steps), self.format)).collect()
+    }
+
     /// Only the first step is sure to get values as the source has them.
     fn fields_without_json(&self) -> Vec<Problem> {
         let Some((0, name, subscription)) = self.steps.first() else { return Vec::new() };
@@ -123,7 +152,7 @@ impl Fit<'_> {
         tables
             .filter(|(name, _)| {
                 let feeders = feeders(name, self.steps);
-                !feeders.is_empty() && feeders.iter().all(|subscription| subscription.set_fields.is_empty())
+                !feeders.is_empty() && feeders.iter().all(|feeder| feeder.subscription.set_fields.is_empty())
             })
             .map(|(name, _)| {
                 self.problem(

@@ -6,17 +6,20 @@
 
 mod fit;
 mod online;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{
-    self, ConfigErrors, Draft, Environment, Mask, Pipeline, Positions, Problem, Project, Reading, Step,
+    self, ConfigErrors, Draft, Environment, Mask, Output, Pipeline, Positions, Problem, Project, Reading, Step,
 };
+use crate::pipeline::{CellSpec, Transform as _};
 use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
-use fit::{Fit, subscriptions};
+use fit::{Fit, feeders, subscriptions};
 pub use online::ask;
+use tables::TableFacts;
 
 /// A pipeline that could run at once.
 #[derive(Clone)]
@@ -122,7 +125,33 @@ fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
     let Some(outputs) = &draft.outputs else { return Vec::new() };
     let is_whole = draft.steps_are_whole && loaded.len() == draft.steps.len();
     let steps = subscriptions(loaded);
-    Fit { pipeline: &draft.name, steps: &steps, is_whole, outputs, format: draft.format }.problems()
+    let mut problems = Fit { pipeline: &draft.name, steps: &steps, is_whole, outputs, format: draft.format }.problems();
+    if let Some(pipeline) = &draft.pipeline {
+        let tables =
+            pipeline.outputs.iter().filter_map(|(name, output)| TableFacts::of_files(&draft.name, name, output));
+        // How many partitions the topics have only the brokers know.
+        let topics = &pipeline.source.topics;
+        problems.extend(tables.filter_map(|table| table.rows_of_several_partitions(topics, topics.len())));
+    }
+    problems
+}
+
+/// Refuses a table that was opened and turned out to have columns which would miss what a plugin sets.
+///
+/// # Errors
+/// The first such column.
+pub(crate) fn refuse_columns_that_miss_what_is_set(
+    prepared: &PreparedPipeline,
+    (name, output): (&str, &Output),
+    columns: &[CellSpec],
+) -> Result<(), Problem> {
+    let transforms = prepared.transforms.iter().enumerate();
+    let steps: Vec<_> =
+        transforms.map(|(index, transform)| (index, transform.name(), transform.subscription())).collect();
+    let Some(mut table) = TableFacts::of_files(&prepared.pipeline.name, name, output) else { return Ok(()) };
+    table.columns = columns.to_vec();
+    let missed = feeders(name, &steps).iter().flat_map(|feeder| table.columns_that_miss_what_is_set(feeder)).next();
+    missed.map_or(Ok(()), Err)
 }
 
 fn loaded(transforms: Option<Vec<(usize, Arc<WasmTransform>)>>) -> Vec<Arc<WasmTransform>> {

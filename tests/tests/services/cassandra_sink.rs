@@ -296,7 +296,7 @@ async fn a_check_tells_tables_columns_and_types_by_key() {
             TableCheck { pipeline: "shop", output_name: "default", output: &orders, fields: &fields },
             TableCheck { pipeline: "shop", output_name: "more", output: &absent, fields: &[] },
         ];
-        let problems = check(&settings(&address()), &tables).await;
+        let problems = check(&settings(&address()), &tables).await.problems;
         let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
         let expected = [
             "outputs.default.cassandra.table",
@@ -306,7 +306,7 @@ async fn a_check_tells_tables_columns_and_types_by_key() {
         assert_eq!(keys, expected, "{problems:?}");
         assert_eq!(problems[2].remedy, "did you mean orders?");
 
-        let nobody = check(&settings("127.0.0.1:1"), &tables).await;
+        let nobody = check(&settings("127.0.0.1:1"), &tables).await.problems;
         assert_eq!(nobody.len(), 1, "one connection is one problem: {nobody:?}");
         assert_eq!(nobody[0].key, "cassandra.contact_points");
     })

@@ -94,6 +94,34 @@ async fn a_column_that_does_not_fit_and_a_small_dead_letter_topic_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_several_partitions_may_feed_are_a_warning() {
+    let source = Topic::new("check-rows", 3).await;
+    let source_name = source.name.clone();
+    with_keyspace(async move |keyspace| {
+        keyspace.cql("CREATE TABLE KS.by_shop (shop text PRIMARY KEY, order_id text)").await;
+        keyspace.cql("CREATE TABLE KS.by_order (shop text, order_id text, PRIMARY KEY (shop, order_id))").await;
+        let name = keyspace.name.clone();
+        let pipeline = |table: &str, tombstones: &str| {
+            format!(
+                "source:\n  kafka: {{ topics: [{source_name}] }}\noutputs:\n  default:\n    cassandra:\n      table: {name}.{table}\n      tombstones: {tombstones}\n"
+            )
+        };
+        let problems = ask(&settings(), &pipeline("by_shop", "{ delete: [shop, order_id] }")).await;
+        assert_eq!(places(&problems), [(6, "outputs.default.cassandra.table", Severity::Warning)], "{problems:?}");
+        assert!(problems[0].found.contains("order_id beside the key (shop)"), "{problems:?}");
+        let problems = ask(&settings(), &pipeline("by_order", "{ delete: [shop, order_id] }")).await;
+        assert!(problems.is_empty(), "the record's key is the table's: {problems:?}");
+        let problems = ask(&settings(), &pipeline("by_shop", "skip")).await;
+        assert!(problems.is_empty(), "nobody knows the record's key: {problems:?}");
+        let problems = ask(&settings(), &pipeline("by_order", "{ delete: [shop] }")).await;
+        let expected = [(7, "outputs.default.cassandra.tombstones.delete", Severity::Error)];
+        assert_eq!(places(&problems), expected, "{problems:?}");
+    })
+    .await;
+    source.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn services_that_do_not_answer_are_named_where_their_address_stands() {
     // A port that was free a moment ago, and that nobody listens on.
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();

@@ -1,0 +1,303 @@
+//! What tables say about the plugins and topics that feed them.
+//!
+//! In: the outputs that are tables, as far as their columns and keys are known (from the files alone; more of Cassandra's
+//! once it was asked), what plugins set, and how many partitions a pipeline reads. Out: a [`Problem`] for each column that
+//! would miss what a plugin has set around it or within it, for each type and key that no value will fit, and a warning
+//! for rows that several partitions may feed. Pure.
+
+use std::collections::BTreeMap;
+
+use super::fit::Feeder;
+use crate::config::{Format, Output, Problem, TableOutput, Tombstones};
+use crate::pipeline::CellSpec;
+use crate::sqlite::ColumnType;
+
+/// A table of a pipeline, as far as it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct TableFacts<'t> {
+    pub(crate) pipeline: &'t str,
+    /// The output's name.
+    pub(crate) output: &'t str,
+    /// `cassandra` or `sqlite`.
+    kind: &'static str,
+    settings: &'t TableOutput,
+    /// Every column that is known, and what fills it.
+    pub(crate) columns: Vec<CellSpec>,
+    /// The primary key, where it is known; then so are all columns.
+    pub(crate) key: Option<Vec<String>>,
+}
+
+impl<'t> TableFacts<'t> {
+    /// What the files say of an output; none where it is no table.
+    pub(crate) fn of_files(pipeline: &'t str, name: &'t str, output: &'t Output) -> Option<Self> {
+        let (kind, settings) = match output {
+            Output::Cassandra(settings) => ("cassandra", settings),
+            Output::Sqlite(settings) => ("sqlite", settings),
+            Output::Kafka(_) | Output::Discard => return None,
+        };
+        let made = settings.create.iter().flat_map(|create| create.columns.iter().map(|(column, _)| column));
+        let mut columns: BTreeMap<&String, Vec<String>> = made.map(|column| (column, vec![column.clone()])).collect();
+        columns.extend(settings.columns.iter().map(|(column, path)| (column, path.clone())));
+        let columns = columns.into_iter().map(|(column, path)| CellSpec { column: column.clone(), path }).collect();
+        let key = settings.create.as_ref().map(|create| create.key.clone());
+        Some(Self { pipeline, output: name, kind, settings, columns, key })
+    }
+
+    fn problem(&self, below: &str, found: String, remedy: impl Into<String>) -> Problem {
+        let key = format!("outputs.{}.{}.{below}", self.output, self.kind);
+        Problem::by_key(Some(self.pipeline), key, found, remedy)
+    }
+
+    /// Where the files speak of a column.
+    fn place(&self, column: &str) -> String {
+        if self.settings.columns.contains_key(column) {
+            format!("columns.{column}")
+        } else if self.made_as(column).is_some() {
+            format!("create.columns.{column}")
+        } else {
+            "table".to_owned()
+        }
+    }
+
+    /// The type under `create:`.
+    fn made_as(&self, column: &str) -> Option<ColumnType> {
+        let create = self.settings.create.as_ref()?;
+        create.columns.iter().find(|(name, _)| name == column).and_then(|(_, kind)| ColumnType::by_name(kind))
+    }
+
+    /// What does not fit between the table and the steps that feed it.
+    pub(super) fn fit(&self, feeders: &[Feeder<'_>], format: Option<Format>) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.deletions_that_name_no_row().into_iter().collect();
+        for feeder in feeders {
+            problems.extend(self.columns_that_miss_what_is_set(feeder));
+            problems.extend(self.types_that_do_not_fit(feeder));
+            if format == Some(Format::Bytes) && !feeder.gets_fields {
+                problems.extend(self.key_columns_that_stay_empty(feeder));
+            }
+        }
+        problems
+    }
+
+    /// Cells come from set fields of the very same path, else from the value before the step: a column that lies within
+    /// a set field, or holds one, would get what was there before.
+    pub(crate) fn columns_that_miss_what_is_set(&self, feeder: &Feeder<'_>) -> Vec<Problem> {
+        let nests = |one: &[String], other: &[String]| one.starts_with(other) && one.len() > other.len();
+        let mut problems = Vec::new();
+        for spec in &self.columns {
+            for field in &feeder.subscription.set_fields {
+                let how = if nests(&spec.path, &field.path) {
+                    "lies within"
+                } else if nests(&field.path, &spec.path) {
+                    "holds"
+                } else {
+                    continue;
+                };
+                let (column, path, plugin) = (&spec.column, spec.path.join("."), feeder.plugin);
+                let found = format!(
+                    "column {column} is filled from `{path}`, which {how} `{}`, which the plugin `{plugin}` sets: the \
+                     column would get the value from before the plugin",
+                    field.path.join(".")
+                );
+                let remedy = format!(
+                    "use a plugin that sets `{path}` itself, or fill the column from another field: `columns: {{ \
+                     {column}: … }}`"
+                );
+                problems.push(self.problem(&self.place(column), found, remedy));
+            }
+        }
+        problems
+    }
+
+    /// Only of tables that Pelton makes: what another database's types take is for its own room to say.
+    fn types_that_do_not_fit(&self, feeder: &Feeder<'_>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for spec in &self.columns {
+            let Some(kind) = self.made_as(&spec.column) else { continue };
+            let field = feeder.subscription.set_fields.iter().find(|field| field.path == spec.path);
+            if let Some(field) = field.filter(|field| !kind.takes(field.field_type)) {
+                let found = format!(
+                    "the plugin `{}` sets `{}` as {}, which never fits into the column {} of type {}",
+                    feeder.plugin,
+                    spec.path.join("."),
+                    field.field_type.name(),
+                    spec.column,
+                    kind.name()
+                );
+                let place = format!("create.columns.{}", spec.column);
+                problems.push(self.problem(&place, found, "give the column another type, or another name"));
+            }
+        }
+        problems
+    }
+
+    /// Values without fields leave the key to the plugin.
+    fn key_columns_that_stay_empty(&self, feeder: &Feeder<'_>) -> Vec<Problem> {
+        let set = |column: &str| {
+            let spec = self.columns.iter().find(|spec| spec.column == column);
+            spec.is_some_and(|spec| feeder.subscription.set_fields.iter().any(|field| field.path == spec.path))
+        };
+        let empty: Vec<&str> = self.key.iter().flatten().map(String::as_str).filter(|column| !set(column)).collect();
+        // A plugin that sets nothing is told as a whole.
+        if empty.is_empty() || feeder.subscription.set_fields.is_empty() {
+            return Vec::new();
+        }
+        let found = format!(
+            "nothing fills the key ({}): the plugin `{}` does not set it, and `format: bytes` has no fields",
+            empty.join(", "),
+            feeder.plugin
+        );
+        vec![self.problem("table", found, "use a plugin that sets it, or map it to a field that the plugin sets")]
+    }
+
+    /// `tombstones: delete` has to give every column of the key.
+    fn deletions_that_name_no_row(&self) -> Option<Problem> {
+        let (Tombstones::Delete { key: given }, Some(key)) = (&self.settings.tombstones, &self.key) else {
+            return None;
+        };
+        let missing: Vec<&str> = key.iter().filter(|column| !given.contains(column)).map(String::as_str).collect();
+        (!missing.is_empty()).then(|| {
+            self.problem(
+                "tombstones.delete",
+                format!("the key of {} has {} too: no row could be deleted", self.settings.table, missing.join(", ")),
+                format!("write `delete: [{}]`; the record's key is then a JSON object with these", key.join(", ")),
+            )
+        })
+    }
+
+    /// Warns where updates of one row may come from several partitions, between which there is no order. Known only
+    /// where `tombstones: delete` says which columns the record's key fills.
+    pub(super) fn rows_of_several_partitions(&self, topics: &[String], partitions: usize) -> Option<Problem> {
+        let (Tombstones::Delete { key: given }, Some(key)) = (&self.settings.tombstones, &self.key) else {
+            return None;
+        };
+        if topics.len().max(partitions) < 2 {
+            return None;
+        }
+        let table = &self.settings.table;
+        let outside: Vec<&str> = given.iter().filter(|column| !key.contains(column)).map(String::as_str).collect();
+        let (found, remedy) = if !outside.is_empty() {
+            let (outside, key) = (outside.join(", "), key.join(", "));
+            (
+                format!(
+                    "the record's key has {outside} beside the key ({key}) of {table}: updates of one row may come from \
+                     several partitions, and only those of one partition keep their order"
+                ),
+                format!("let the topic's key be ({key}) alone, or put {outside} into the table's key"),
+            )
+        } else if topics.len() > 1 {
+            (
+                format!(
+                    "{} topics write to {table}, whose key ({}) does not tell them apart: updates of one row keep their \
+                     order only where they come from one topic",
+                    topics.len(),
+                    key.join(", ")
+                ),
+                "let no key stand in two of the topics, or give each a table of its own".to_owned(),
+            )
+        } else {
+            return None;
+        };
+        Some(self.problem("table", found, remedy).as_warning())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CreateTable;
+    use crate::pipeline::Subscription;
+    use crate::record::{FieldType, OutputField};
+
+    fn table(columns: &[(&str, &str)], key: &[&str], tombstones: Tombstones) -> TableOutput {
+        TableOutput {
+            table: "t".to_owned(),
+            columns: BTreeMap::new(),
+            ttl: None,
+            tombstones,
+            timestamp_floor: None,
+            consistency: None,
+            create: Some(CreateTable {
+                columns: columns.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect(),
+                key: key.iter().map(|name| (*name).to_owned()).collect(),
+            }),
+        }
+    }
+
+    fn sets(fields: &[(&str, FieldType)]) -> Subscription {
+        let field = |(path, field_type): &(&str, FieldType)| OutputField {
+            path: path.split('.').map(str::to_owned).collect(),
+            field_type: *field_type,
+        };
+        Subscription { set_fields: fields.iter().map(field).collect(), ..Subscription::default() }
+    }
+
+    fn told(output: &Output, subscription: &Subscription, format: Format) -> Vec<(String, String)> {
+        let facts = TableFacts::of_files("p", "default", output).expect("a table");
+        let feeder = Feeder { plugin: "x", subscription, gets_fields: format == Format::Json };
+        facts.fit(&[feeder], Some(format)).into_iter().map(|problem| (problem.key, problem.found)).collect()
+    }
+
+    #[test]
+    fn a_column_around_or_within_a_set_field_is_refused() {
+        let mut settings = table(&[("id", "text"), ("customer", "json"), ("a", "text")], &["id"], Tombstones::Skip);
+        settings.columns.insert("a".to_owned(), vec!["x".to_owned(), "y".to_owned()]);
+        let output = Output::Sqlite(settings);
+        let set = sets(&[("customer.country", FieldType::Text), ("x", FieldType::Json), ("id", FieldType::Text)]);
+        let told = told(&output, &set, Format::Json);
+        let keys: Vec<_> = told.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["outputs.default.sqlite.columns.a", "outputs.default.sqlite.create.columns.customer"]);
+        assert!(told[0].1.contains("`x.y`, which lies within `x`"), "{told:?}");
+        assert!(told[1].1.contains("`customer`, which holds `customer.country`"), "{told:?}");
+    }
+
+    #[test]
+    fn types_that_fit_no_value_are_refused() {
+        let output = Output::Sqlite(table(&[("id", "text"), ("n", "integer")], &["id"], Tombstones::Skip));
+        let keys = |set: &Subscription| told(&output, set, Format::Json).into_iter().map(|(key, _)| key).collect();
+        let found: Vec<String> = keys(&sets(&[("id", FieldType::Symbol), ("n", FieldType::Text)]));
+        assert_eq!(found, ["outputs.default.sqlite.create.columns.n"]);
+        let found: Vec<String> = keys(&sets(&[("n", FieldType::S64), ("other", FieldType::Bytes)]));
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn a_key_that_nothing_fills_is_refused() {
+        let output = Output::Sqlite(table(&[("id", "text"), ("n", "integer")], &["id"], Tombstones::Skip));
+        let set = sets(&[("n", FieldType::S64)]);
+        assert_eq!(told(&output, &set, Format::Bytes)[0].0, "outputs.default.sqlite.table");
+        assert!(told(&output, &set, Format::Json).is_empty(), "the value may have it");
+    }
+
+    #[test]
+    fn a_deletion_needs_the_whole_key() {
+        let delete = |columns: &[&str]| Tombstones::Delete { key: columns.iter().map(|c| (*c).to_owned()).collect() };
+        let columns = [("a", "text"), ("b", "text")];
+        let keys = |given: &[&str]| {
+            let output = Output::Sqlite(table(&columns, &["a", "b"], delete(given)));
+            told(&output, &sets(&[]), Format::Json).len()
+        };
+        assert_eq!((keys(&["a"]), keys(&["b", "a"])), (1, 0));
+    }
+
+    #[test]
+    fn rows_that_several_partitions_may_feed_are_a_warning() {
+        let columns = [("a", "text"), ("b", "text")];
+        let warned = |key: &[&str], given: Option<&[&str]>, topics: &[&str], partitions: usize| {
+            let tombstones = given.map_or(Tombstones::Skip, |given| Tombstones::Delete {
+                key: given.iter().map(|column| (*column).to_owned()).collect(),
+            });
+            let output = Output::Sqlite(table(&columns, key, tombstones));
+            let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            let facts = TableFacts::of_files("p", "default", &output).expect("a table");
+            let warning = facts.rows_of_several_partitions(&topics, partitions);
+            assert!(warning.iter().all(|warning| !warning.is_error()));
+            warning.is_some()
+        };
+        assert!(warned(&["a"], Some(&["a", "b"]), &["t"], 2), "b spreads the rows of one a");
+        assert!(!warned(&["a"], Some(&["a", "b"]), &["t"], 1), "one partition keeps all order");
+        assert!(!warned(&["a", "b"], Some(&["a", "b"]), &["t"], 9));
+        assert!(!warned(&["a", "b"], Some(&["a"]), &["t"], 9), "all rows of one a stand in its partition");
+        assert!(warned(&["a"], Some(&["a"]), &["t", "u"], 1));
+        assert!(!warned(&["a"], None, &["t", "u"], 9), "nobody knows the record's key");
+    }
+}
