@@ -32,6 +32,7 @@ Exit codes:
   1  it failed, or what was checked is not as it should be
   2  the command line is wrong
   3  a service that it needs cannot be reached
+  4  it was told twice to end, and ended at once: what was under way will be repeated
 
 Standard output holds the result alone (with --json: one object); progress and errors go to standard error.";
 
@@ -86,6 +87,8 @@ pub enum Exit {
     Usage = 2,
     /// A service that it needs cannot be reached.
     Unavailable = 3,
+    /// It was told twice to end, and ended at once: what was under way will be repeated.
+    AtOnce = 4,
 }
 
 /// What a verb gives back: how it ended, or the one error that it could not go on with.
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_documented() {
-        for exit in [Exit::Success, Exit::Failed, Exit::Usage, Exit::Unavailable] {
+        for exit in [Exit::Success, Exit::Failed, Exit::Usage, Exit::Unavailable, Exit::AtOnce] {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }
     }

@@ -12,8 +12,9 @@ use crate::telemetry;
 /// Run the pipelines of a project until SIGTERM or SIGINT
 ///
 /// Checks the project whole before anything runs, as `pelton check` does. On SIGTERM or SIGINT it stops reading,
-/// finishes what it began within the project's `drain`, commits and ends; a second signal ends it at once, and loses
-/// nothing: what was under way is repeated at the next start.
+/// finishes what it began, commits and leaves its groups, all within the project's `drain`. What is not done by then is
+/// given up, and repeated at the next start. A second signal ends it at once, with exit code 4; that loses nothing
+/// either.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The project directory
@@ -25,7 +26,10 @@ pub(super) fn run(args: Args) -> Outcome {
     let ready = Ready::read(&args.dir, &ProcessEnvironment).map_err(failure)?;
     telemetry::init_logging(&ready.project.settings.log).map_err(Failure::new)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
-    runtime.block_on(serve(ready))
+    let outcome = runtime.block_on(serve(ready));
+    // What has not ended within its time (a client that waits for a broker) is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(ready: Ready) -> Outcome {
@@ -38,18 +42,20 @@ async fn serve(ready: Ready) -> Outcome {
     };
     tracing::info!(admin = %daemon.admin(), "running");
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining; once more to end at once"),
         _ = interrupt.recv() => tracing::info!("SIGINT: draining; once more to end at once"),
     }
     tokio::select! {
         is_clean = daemon.shut_down() => {
             let how = if is_clean { "all that was begun is committed" } else { "what was under way will be repeated" };
             tracing::info!("ended: {how}");
+            return Ok(Exit::Success);
         }
-        _ = terminate.recv() => tracing::warn!("ended at once; what was under way will be repeated"),
-        _ = interrupt.recv() => tracing::warn!("ended at once; what was under way will be repeated"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
-    Ok(Exit::Success)
+    tracing::warn!("ended at once; what was under way will be repeated");
+    Ok(Exit::AtOnce)
 }
 
 fn failure(error: StartError) -> Failure {

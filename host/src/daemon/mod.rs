@@ -168,8 +168,8 @@ impl Daemon {
         self.admin
     }
 
-    /// Stops reading, lets every task finish what it began within the project's `drain`, commits and leaves. True where
-    /// all of them did; what was cut off is repeated by whoever goes on.
+    /// Stops reading, lets every task finish what it began, commits and leaves, all of it within the project's `drain`.
+    /// True where all of that was done; what was cut off is repeated by whoever goes on.
     pub async fn shut_down(self) -> bool {
         self.shutdown.cancel();
         let is_clean = self.supervisor.await.unwrap_or(false);

@@ -25,6 +25,8 @@ use crate::sqlite::SqliteReader;
 const CODE_HEADER: &str = "pelton.code";
 /// Latencies that are remembered.
 const LATENCIES_MAX: usize = 20_000;
+/// How long leaving the embedded broker may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What has been read back so far.
 #[derive(Debug, Default)]
@@ -108,7 +110,7 @@ impl Tail {
         self.follower.abort();
         // The task has ended, and its readers with it, when this returns.
         let _ = self.follower.await;
-        self.source.close().await;
+        self.source.close(tokio::time::Instant::now() + CLOSE_WITHIN).await;
     }
 }
 

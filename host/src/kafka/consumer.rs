@@ -14,13 +14,13 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as ListOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::client::{self, ClientVoice};
@@ -99,6 +99,8 @@ pub(super) struct Context {
     /// The commit that is not answered yet, and when it was sent.
     commit_sent: Mutex<Option<(usize, Instant)>>,
     commits_sent: AtomicUsize,
+    /// Until when everything must be committed, once somebody asked to leave.
+    leave_by: Mutex<Option<Instant>>,
 }
 
 impl Context {
@@ -124,6 +126,7 @@ impl Context {
             renewals: Renewals::default(),
             commit_sent: Mutex::default(),
             commits_sent: AtomicUsize::default(),
+            leave_by: Mutex::default(),
         }
     }
 
@@ -134,6 +137,12 @@ impl Context {
 
     fn is_abandoned(&self) -> bool {
         self.phase.load(Ordering::SeqCst) == Phase::Abandoned as u8
+    }
+
+    /// Asks the polling thread to leave, and to have committed everything until then.
+    pub(super) fn leave_by(&self, deadline: Instant) {
+        lock(&self.leave_by).get_or_insert(deadline);
+        self.enter(Phase::Leaving);
     }
 
     /// Asks the polling thread to go on to a later phase.
@@ -295,7 +304,7 @@ impl Context {
         }
         if !is_lost && !self.is_abandoned() {
             for _ in 0..COMMIT_ATTEMPTS {
-                if self.commit_now(consumer, &slots) {
+                if self.commit_now(consumer, &slots, COMMIT_TIMEOUT) {
                     break;
                 }
             }
@@ -440,20 +449,29 @@ impl Context {
         }
     }
 
-    /// Commits what is not accepted yet, and waits for the answer. True when nothing is left.
-    fn commit_now(&self, consumer: &BaseConsumer<Self>, slots: &[Arc<Slot>]) -> bool {
+    /// Commits what is not accepted yet, and waits for the answer so long. True when nothing is left. The client's own
+    /// synchronous commit would wait for a broker that is away, without end.
+    fn commit_now(&self, consumer: &BaseConsumer<Self>, slots: &[Arc<Slot>], within: Duration) -> bool {
         let positions: Vec<(Arc<Slot>, Position)> =
             slots.iter().filter_map(|slot| slot.unaccepted().map(|position| (Arc::clone(slot), position))).collect();
         if positions.is_empty() {
             return true;
         }
-        match consumer.commit(&commit_list(&positions), CommitMode::Sync) {
-            Ok(()) => {
+        // A queue of its own: nothing but this commit's answer comes on it.
+        let queue = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
+        let answer = queue.send(consumer.client(), &commit_list(&positions), 0).map(|()| queue.answer(within));
+        let refusal = match answer {
+            Ok(Some(answer)) => answer.error.or(answer.entries.into_iter().find_map(|entry| entry.error)),
+            Ok(None) => Some(format!("no answer within {within:?}")),
+            Err(error) => Some(error),
+        };
+        match refusal {
+            None => {
                 self.stats.commits.add(positions.len() as u64);
                 positions.iter().for_each(|(slot, position)| slot.accepted_exactly(position));
                 true
             }
-            Err(error) => {
+            Some(error) => {
                 self.stats.commit_failures.bump();
                 tracing::warn!(%error, "a commit was refused: it is tried again while there is time");
                 false
@@ -497,15 +515,26 @@ impl Context {
     }
 }
 
-/// Joins the group on a thread of its own.
-pub(super) fn spawn(consumer: Arc<BaseConsumer<Context>>) -> std::io::Result<thread::JoinHandle<()>> {
+/// How far a membership is with leaving. The thread that tells it ends with the last word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Everything that was handed over is committed.
+    pub(super) is_committed: bool,
+    /// The group is left.
+    pub(super) is_over: bool,
+}
+
+/// Joins the group on a thread of its own, which says how far it is with leaving.
+pub(super) fn spawn(consumer: Arc<BaseConsumer<Context>>) -> std::io::Result<watch::Receiver<Left>> {
     let context = Arc::clone(consumer.context());
     context.me.set(Arc::downgrade(&consumer)).ok();
-    thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poll_until_left(consumer))
+    let (left, told) = watch::channel(Left::default());
+    thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poll_until_left(consumer, &left))?;
+    Ok(told)
 }
 
 /// The thread's whole life. The last handle of the consumer dies here, never in a reader.
-fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
+fn poll_until_left(consumer: Arc<BaseConsumer<Context>>, left: &watch::Sender<Left>) {
     let context = Arc::clone(consumer.context());
     let (stop, stopped) = std_mpsc::channel();
     let keeper = {
@@ -518,7 +547,7 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
     while context.is_reading() {
         poll_once(&consumer, &context, if context.is_beginning() { POLL_BEGINNING } else { POLL });
         context.renew(&consumer);
-        while let Some(answer) = commits.answer() {
+        while let Some(answer) = commits.answer(Duration::ZERO) {
             context.commit_answered(&answer);
         }
         let since_last = committed_at.elapsed();
@@ -529,12 +558,14 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>) {
     }
     drop(commits);
     drop(stop);
-    leave(&consumer, &context);
+    let is_committed = leave(&consumer, &context);
+    left.send_replace(Left { is_committed, is_over: false });
     if let Ok(keeper) = keeper {
         keeper.join().ok();
     }
     // The last handle: dropping it leaves the group.
     drop(consumer);
+    left.send_replace(Left { is_committed, is_over: true });
 }
 
 fn poll_once(consumer: &BaseConsumer<Context>, context: &Context, wait: Duration) {
@@ -546,7 +577,8 @@ fn poll_once(consumer: &BaseConsumer<Context>, context: &Context, wait: Duration
 }
 
 /// Ends all that is read and commits while still a member, with polls between the tries: a rebalance refuses commits.
-fn leave(consumer: &BaseConsumer<Context>, context: &Context) {
+/// True where all of it is committed.
+fn leave(consumer: &BaseConsumer<Context>, context: &Context) -> bool {
     let slots: Vec<Arc<Slot>> = lock(&context.slots).values().cloned().collect();
     for slot in &slots {
         slot.detach();
@@ -554,17 +586,23 @@ fn leave(consumer: &BaseConsumer<Context>, context: &Context) {
         context.remember(slot);
     }
     lock(&context.parked).clear();
-    let began = Instant::now();
-    while !context.is_abandoned() && !context.commit_now(consumer, &slots) {
-        if began.elapsed() > context.settings.drain.max(Duration::from_secs(5)) {
-            tracing::warn!("the last positions were not committed: what came since is read again by the next owner");
+    let deadline = lock(&context.leave_by).unwrap_or_else(Instant::now);
+    let mut is_committed = false;
+    while !context.is_abandoned() {
+        let within = COMMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+        is_committed = context.commit_now(consumer, &slots, within);
+        if is_committed || within.is_zero() {
             break;
         }
         poll_once(consumer, context, POLL);
     }
+    if !is_committed {
+        tracing::warn!("the last positions were not committed: what came since is read again by the next owner");
+    }
     context.enter(Phase::Closing);
     lock(&context.slots).clear();
     lock(&context.parked).clear();
+    is_committed
 }
 
 /// Looks at the ends of partitions and at the topics' ids now and then, and says whose turn to fetch it is; on a thread

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(offsets, (0..100).collect::<Vec<_>>());
         assignment.committer.commit(Position { next: Offset(100), metadata: "{}".to_owned() });
         drop(assignment.reader);
-        source.close().await;
+        assert!(source.close(tokio::time::Instant::now() + Duration::from_secs(30)).await, "all is committed");
         assert_eq!(source.stats().commits.get(), 2);
     }
 }

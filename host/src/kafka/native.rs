@@ -210,11 +210,13 @@ impl CommitQueue {
         }
     }
 
-    /// An answer, where one is there.
-    pub(super) fn answer(&self) -> Option<CommitAnswer> {
+    /// An answer, where one is there or comes within the time.
+    pub(super) fn answer(&self, within: Duration) -> Option<CommitAnswer> {
+        let within_ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is owned; the event is freed here, and what it lends is copied before.
         unsafe {
-            let event = Owned::new(sys::rd_kafka_queue_poll(self.queue.as_ptr(), 0), sys::rd_kafka_event_destroy)?;
+            let event =
+                Owned::new(sys::rd_kafka_queue_poll(self.queue.as_ptr(), within_ms), sys::rd_kafka_event_destroy)?;
             if sys::rd_kafka_event_type(event.as_ptr()) != sys::RD_KAFKA_EVENT_OFFSET_COMMIT {
                 return None;
             }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::admin::Probe;
 use super::client::{self, OWN_CONSUMER_PROPERTIES};
-use super::consumer::{self, Context, Phase, Settings};
+use super::consumer::{self, Context, Left, Phase, Settings};
 use super::memory::Budget;
 use super::sink::message_bytes_max;
 use super::slot::lock;
@@ -66,9 +67,10 @@ struct Inner {
 }
 
 /// An open membership.
+#[derive(Clone)]
 struct Member {
     context: Arc<Context>,
-    thread: std::thread::JoinHandle<()>,
+    left: watch::Receiver<Left>,
 }
 
 impl KafkaSource {
@@ -164,9 +166,9 @@ impl Inner {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(refused)?;
         let context = Arc::clone(consumer.context());
-        let thread = consumer::spawn(Arc::new(consumer))
+        let left = consumer::spawn(Arc::new(consumer))
             .map_err(|error| SourceError::Broken(format!("no thread for the Kafka client: {error}")))?;
-        *lock(&self.member) = Some(Member { context, thread });
+        *lock(&self.member) = Some(Member { context, left });
         Ok(())
     }
 }
@@ -205,13 +207,17 @@ impl Source for KafkaSource {
         joined.unwrap_or_else(|error| Err(SourceError::Broken(format!("opening the source failed: {error}"))))
     }
 
-    async fn close(&self) {
-        let Some(member) = lock(&self.inner.member).take() else { return };
-        member.context.enter(Phase::Leaving);
-        let joined = tokio::task::spawn_blocking(move || member.thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the thread of the Kafka client failed while it left the group");
+    async fn close(&self, deadline: Instant) -> bool {
+        let Some(Member { context, mut left }) = lock(&self.inner.member).clone() else { return true };
+        context.leave_by(deadline);
+        match timeout_at(deadline, left.wait_for(|left| left.is_over)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => tracing::error!("the thread of the Kafka client failed while it left the group"),
+            // The thread ends by itself when the client lets it; nobody waits for it any more.
+            Err(_) => tracing::warn!("the group was not left in time; the brokers notice when the session ends"),
         }
+        lock(&self.inner.member).take_if(|member| Arc::ptr_eq(&member.context, &context));
+        left.borrow().is_committed
     }
 
     fn ends(&self) -> Vec<(TopicPartition, Offset)> {
@@ -225,5 +231,38 @@ impl Drop for KafkaSource {
         if let Some(member) = lock(&self.inner.member).take() {
             member.context.enter(Phase::Abandoned);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::embedded::EmbeddedBroker;
+    use super::*;
+    use crate::config::{Format, OnLost, Start};
+    use crate::pipeline::Position;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn leaving_ends_at_its_deadline_where_the_brokers_are_gone() {
+        let broker = EmbeddedBroker::start(&[("gone", 1)]).expect("it starts");
+        let settings = SourceSettings {
+            topics: vec!["gone".to_owned()],
+            group: "gone".to_owned(),
+            start: Start::Earliest,
+            on_lost: OnLost::Stop,
+            format: Format::Bytes,
+        };
+        let source = Arc::new(KafkaSource::new(&broker.connection(), &settings, SourceOptions::default()));
+        let (events, mut received) = mpsc::channel(8);
+        source.open(events).await.expect("it opens");
+        let event = tokio::time::timeout(Duration::from_secs(30), received.recv()).await.expect("it joins");
+        let Some(SourceEvent::Assigned(mut assignments)) = event else { panic!("assigned first") };
+        let assignment = assignments.remove(0);
+        drop(broker);
+        assignment.committer.commit(Position { next: Offset(0), metadata: "never accepted".to_owned() });
+        drop(assignment);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let both = futures::future::join(source.close(deadline), source.close(deadline));
+        let both = tokio::time::timeout(Duration::from_secs(20), both).await;
+        assert_eq!(both, Ok((false, false)), "neither waits longer, and neither says that all is committed");
     }
 }

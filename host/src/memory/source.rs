@@ -53,6 +53,7 @@ struct State {
     readers: BTreeMap<TopicPartition, BTreeSet<u64>>,
     violations: Vec<String>,
     cut: Option<StdRng>,
+    hang_close: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,6 +142,11 @@ impl MemoryGroup {
     /// Cuts batches at random lengths from now on, below the limits that readers are given.
     pub fn cut_batches(&self, seed: u64) {
         lock(&self.0.state).cut = Some(StdRng::seed_from_u64(seed));
+    }
+
+    /// A close never returns from now on, whatever its deadline: a client that hangs.
+    pub fn hang_close(&self) {
+        lock(&self.0.state).hang_close = true;
     }
 
     /// The partition's reader fails once with this error.
@@ -381,10 +387,14 @@ impl Source for MemorySource {
         Ok(())
     }
 
-    async fn close(&self) {
+    async fn close(&self, deadline: Instant) -> bool {
+        if lock(&self.group.0.state).hang_close {
+            std::future::pending::<()>().await;
+        }
         // What a rebalance is about to hand over has arrived, or was dropped, when it is over.
-        let _no_rebalance = self.group.0.rebalancing.lock().await;
-        self.group.leave(self.member, true);
+        let no_rebalance = tokio::time::timeout_at(deadline, self.group.0.rebalancing.lock()).await;
+        self.group.leave(self.member, no_rebalance.is_ok());
+        no_rebalance.is_ok()
     }
 
     fn ends(&self) -> Vec<(TopicPartition, Offset)> {
@@ -623,7 +633,7 @@ mod tests {
         let (send, mut events) = mpsc::channel(4);
         one.open(send).await.expect("opens");
         let kept = assigned(&mut events).await;
-        one.close().await;
+        one.close(now() + Duration::from_secs(10)).await;
         let (send, mut others) = mpsc::channel(4);
         two.open(send).await.expect("opens");
         assigned(&mut others).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::record::{
     Batch, Digest, Field, FieldColumn, Offset, OutputField, SetColumn, SinkBatch, TopicPartition, WriteTime,
@@ -34,9 +35,10 @@ pub trait Source: Send + Sync {
     /// Where the source cannot be reached or refuses.
     async fn open(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError>;
 
-    /// Leaves: commits what was handed over for commit while still a member, then closes. All readers must be dropped
-    /// before.
-    async fn close(&self);
+    /// Leaves: commits what was handed over for commit while still a member, then closes; at `deadline` it gives up and
+    /// returns, and what is not committed by then is read again by the next owner. True where all of it is committed. A
+    /// second call waits as the first does. All readers must be dropped before.
+    async fn close(&self, deadline: Instant) -> bool;
 
     /// For each assigned partition, one past its newest record (the high watermark), as far as known.
     fn ends(&self) -> Vec<(TopicPartition, Offset)>;

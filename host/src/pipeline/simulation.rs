@@ -396,7 +396,8 @@ async fn what_is_not_drained_in_time_stays_uncommitted_and_comes_again() {
             .is_some_and(|p| !p.blocked.is_empty() && p.partitions.iter().any(|p| p.in_flight > 0))
     })
     .await;
-    assert!(!daemon.stop().await, "the drain deadline was forced");
+    let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.stop()).await;
+    assert!(!stopped.expect("the deadline holds"), "the drain deadline was forced");
     assert_eq!(world.group.committed(&world.partitions()[0]).unwrap().next.0, 0);
     world.table.unblock();
     let daemon = world.start(vec![doubler()], Duration::from_secs(5));
@@ -445,4 +446,36 @@ async fn a_version_that_dies_before_its_first_position_stands_has_written_nothin
     eventually("the end is committed", || world.is_done()).await;
     daemon.stop().await;
     assert_eq!(world.written(), world.expected());
+}
+
+#[tokio::test]
+async fn the_end_comes_at_its_deadline_whatever_hangs() {
+    let world = World::new(1);
+    world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);
+    world.table.block("the table never answers");
+    world.group.hang_close();
+    let daemon = world.start(vec![doubler()], Duration::from_millis(400));
+    let in_flight = || daemon.board.read().pipelines.iter().flat_map(|p| &p.partitions).any(|p| p.in_flight > 0);
+    eventually("a write is on its way", in_flight).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.stop()).await;
+    assert!(!stopped.expect("neither the sink nor the source is waited for"), "not all came to its end");
+}
+
+#[tokio::test]
+async fn the_end_of_the_process_waits_for_a_pipeline_that_is_closing_already() {
+    let world = World::new(1);
+    world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);
+    world.table.block("the table does not answer yet");
+    let daemon = world.start(vec![doubler()], Duration::from_secs(10));
+    let is_so = |wanted: fn(&crate::status::PipelineStatus) -> bool| daemon.board.read().pipelines.iter().any(wanted);
+    eventually("a write is on its way", || is_so(|p| p.partitions.iter().any(|p| p.in_flight > 0))).await;
+    world.group.fail(&super::SourceError::Refused("the group is forbidden".into())).await;
+    eventually("the pipeline is closing", || is_so(|p| p.state == PipelineState::Stopped)).await;
+    let table = world.table.clone();
+    let stopping = tokio::spawn(daemon.stop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    table.unblock();
+    assert!(stopping.await.unwrap(), "its task came to its end, and what it did is committed");
+    assert!(world.is_done());
+    assert_eq!(world.group.violations(), Vec::<String>::new(), "the source was closed after its readers were gone");
 }

@@ -109,7 +109,8 @@ impl Member {
                 }
             }
         });
-        within("the source closes", self.source.close()).await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        assert!(within("the source closes", self.source.close(deadline)).await, "all is committed");
         answering.abort();
     }
 }

@@ -248,7 +248,7 @@ async fn supervise(
         task.await.unwrap();
     }
     match leave {
-        Leave::Close => source.close().await,
+        Leave::Close => assert!(source.close(Instant::now() + Duration::from_secs(60)).await, "all is committed"),
         Leave::Vanish => drop(source),
     }
 }

@@ -260,3 +260,48 @@ async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_and_says_so() {
+    with_keyspace(|keyspace: Arc<Keyspace>| async move {
+        let topic = Topic::new("twice", PARTITIONS).await;
+        let letters = Topic::new("twice-dlq", 1).await;
+        let live = table(&keyspace, "live").await;
+        let proxy = Proxy::start().await;
+        let wiring = Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &live,
+            dead_letters: &letters.name,
+            cassandra: &proxy.address,
+            drain: "10 min",
+        };
+        let dir = project(&wiring);
+        produce_beside(&topic.name, 5_000).await;
+        let mut daemon = Daemon::start(dir.path(), "twice");
+        until("something is committed", || async { committed_in_all(&topic.name).await > 0 }).await;
+        // Cassandra never answers from here on, so the first signal's drain would take its ten minutes.
+        proxy.set_closed(true);
+        produce_beside(&topic.name, 5_000).await;
+        until("the daemon says that it is blocked", || async { daemon.log().contains("blocked") }).await;
+        daemon.signal("TERM");
+        until("it drains", || async { daemon.log().contains("draining") }).await;
+        daemon.assert_alive();
+        daemon.signal("INT");
+        until("it has ended", || {
+            let ended = daemon.ended();
+            async move { ended.is_some() }
+        })
+        .await;
+        assert_eq!(daemon.ended().and_then(|status| status.code()), Some(4), "{}", daemon.log());
+        assert!(daemon.log().contains("ended at once"), "{}", daemon.log());
+        topic.delete().await;
+        letters.delete().await;
+    })
+    .await;
+}
+
+async fn produce_beside(topic: &str, count: i64) {
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || produce(&topic, count, count / 10)).await.expect("the producer");
+}

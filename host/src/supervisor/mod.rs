@@ -3,12 +3,20 @@
 //!
 //! In: what sources, tasks, operators and the clock say. Out: tasks that run or drain, and a snapshot for the status.
 //! What takes long (a drain, an opening) runs beside the loop and comes back as an event. Never touches a record.
+//!
+//! The end has one deadline for everything: tasks, last commits, leaving the groups. What is not done by then is given
+//! up, and repeated by whoever goes on.
+
+mod commands;
+mod drain;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drain::{Hurry, Running, drain};
 use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -16,14 +24,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::compute::Panicked;
-use crate::pipeline::gate::PausedBy;
 use crate::pipeline::line::Line;
-use crate::pipeline::task::{Shared, Task, TaskError};
+use crate::pipeline::task::{Task, TaskError};
 use crate::pipeline::{Assignment, Source, SourceError, SourceEvent};
 use crate::record::TopicPartition;
-use crate::status::{
-    BlockedOutput, Command, CommandError, PartitionStatus, Phase, PipelineState, PipelineStatus, StatusBoard,
-};
+use crate::status::{Command, Phase, StatusBoard};
 use crate::telemetry::Metric;
 
 /// How often snapshots are taken.
@@ -44,12 +49,12 @@ enum Event {
     Opened(usize, Result<(), SourceError>),
     /// A task has ended without having been told to.
     TaskFailed(usize, TopicPartition, u64, String, Retry),
-    /// The tasks of a failed pipeline have ended.
-    Drained(usize),
+    /// Some tasks of a pipeline have ended: whether all came to their end.
+    Drained(usize, bool),
     /// Its source is not listened to any more, and all that it had said was handled.
     Quiet(usize),
-    /// A failed pipeline has been closed.
-    Closed(usize),
+    /// A pipeline has been closed: whether all that was done is committed.
+    Closed(usize, bool),
     /// The wait before a failed pipeline is opened again is over.
     Reopen(usize, u64),
     /// An operator asks.
@@ -100,17 +105,12 @@ struct Pipeline {
     opened_at: Instant,
     restarts: u32,
     tasks: HashMap<TopicPartition, Running>,
+    /// How many drains are under way: of revocations, and of all tasks.
+    drains: usize,
     /// Brings the source's events.
     listening: Option<JoinHandle<()>>,
     /// Revocations to be answered when the tasks of a failed pipeline have ended.
     unanswered: Vec<oneshot::Sender<()>>,
-}
-
-struct Running {
-    generation: u64,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-    handle: JoinHandle<()>,
 }
 
 /// The loop's own data.
@@ -119,11 +119,14 @@ pub struct Supervisor {
     board: StatusBoard,
     drain: Duration,
     events: mpsc::Sender<Event>,
+    hurry: Hurry,
+    /// The process ends: nothing is opened any more. Whether all has come to its end so far.
+    ending: Option<bool>,
 }
 
 impl Supervisor {
-    /// Runs all pipelines until `shutdown`, and then until each has been drained, or its time is over.
-    /// True where every task came to its end.
+    /// Runs all pipelines until `shutdown`, and then until each has been drained and closed, at most for `drain`.
+    /// True where every task came to its end, and what was done is committed.
     pub async fn run(
         pipelines: Vec<Supervised>,
         board: StatusBoard,
@@ -140,10 +143,12 @@ impl Supervisor {
             opened_at: Instant::now(),
             restarts: 0,
             tasks: HashMap::new(),
+            drains: 0,
             listening: None,
             unanswered: Vec::new(),
         };
-        let mut supervisor = Self { pipelines: pipelines.into_iter().map(pipeline).collect(), board, drain, events };
+        let pipelines = pipelines.into_iter().map(pipeline).collect();
+        let mut supervisor = Self { pipelines, board, drain, events, hurry: Hurry::default(), ending: None };
         (0..supervisor.pipelines.len()).for_each(|at| supervisor.open(at));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -156,7 +161,6 @@ impl Supervisor {
                 _ = tick.tick() => Event::Tick,
             };
             if matches!(event, Event::Shutdown) {
-                // The queue stays open: a revocation that was on its way is answered by being dropped.
                 return supervisor.shut_down(queue).await;
             }
             supervisor.handle(event);
@@ -176,12 +180,13 @@ impl Supervisor {
                     self.fail(at, cause, retry);
                 }
             }
-            Event::Drained(at) => self.drained(at),
+            Event::Drained(at, is_clean) => self.drained(at, is_clean),
             Event::Quiet(at) => self.close(at),
-            Event::Closed(at) => self.closed(at),
+            Event::Closed(at, is_committed) => self.closed(at, is_committed),
             Event::Reopen(at, opening) => {
                 let pipeline = &self.pipelines[at];
-                if pipeline.opening == opening && matches!(pipeline.state, State::Stopped { retry: Retry::Yes, .. }) {
+                let is_wanted = self.ending.is_none() && pipeline.opening == opening;
+                if is_wanted && matches!(pipeline.state, State::Stopped { retry: Retry::Yes, .. }) {
                     self.open(at);
                 }
             }
@@ -229,16 +234,37 @@ impl Supervisor {
             return;
         }
         tracing::error!(pipeline = %pipeline.line.name, "failed: {cause}");
+        self.wind_up(at, cause, retry);
+    }
+
+    /// Ends a pipeline in order: its tasks, what its source still says, the source.
+    fn wind_up(&mut self, at: usize, cause: String, retry: Retry) {
+        let pipeline = &mut self.pipelines[at];
         pipeline.state = State::Closing { cause, retry };
-        let (drained, events) = (self.stop_all(at), self.events.clone());
+        let going: Vec<Running> = pipeline.tasks.drain().map(|(_, task)| task).collect();
+        let partitions: Vec<TopicPartition> = going.iter().map(|task| task.shared.partition().clone()).collect();
+        self.forget_partitions(at, &partitions);
+        self.drain_beside(at, going, self.drain, None);
+    }
+
+    /// Ends tasks beside the loop, which then learns of it; and so does the source, where it waits for them.
+    fn drain_beside(&mut self, at: usize, going: Vec<Running>, within: Duration, done: Option<oneshot::Sender<()>>) {
+        self.pipelines[at].drains += 1;
+        let (events, hurry) = (self.events.clone(), self.hurry.clone());
         tokio::spawn(async move {
-            drained.await;
-            let _ = events.send(Event::Drained(at)).await;
+            let is_clean = drain(going, within, hurry).await;
+            done.into_iter().for_each(answer);
+            let _ = events.send(Event::Drained(at, is_clean)).await;
         });
     }
 
-    fn drained(&mut self, at: usize) {
+    fn drained(&mut self, at: usize, is_clean: bool) {
+        self.ending = self.ending.map(|all_clean| all_clean && is_clean);
         let pipeline = &mut self.pipelines[at];
+        pipeline.drains -= 1;
+        if pipeline.drains > 0 || !matches!(pipeline.state, State::Closing { .. }) {
+            return;
+        }
         pipeline.unanswered.drain(..).for_each(answer);
         let (listening, events) = (pipeline.listening.take(), self.events.clone());
         tokio::spawn(async move {
@@ -250,17 +276,19 @@ impl Supervisor {
     /// Closes a source whose readers are all gone: those of tasks, and those of assignments that nobody took.
     fn close(&self, at: usize) {
         let (source, events) = (Arc::clone(&self.pipelines[at].source), self.events.clone());
+        let deadline = self.hurry.deadline().unwrap_or_else(|| Instant::now() + self.drain);
         tokio::spawn(async move {
-            source.close().await;
-            let _ = events.send(Event::Closed(at)).await;
+            let is_committed = source.close(deadline).await;
+            let _ = events.send(Event::Closed(at, is_committed)).await;
         });
     }
 
-    fn closed(&mut self, at: usize) {
+    fn closed(&mut self, at: usize, is_committed: bool) {
+        self.ending = self.ending.map(|all_clean| all_clean && is_committed);
         let pipeline = &mut self.pipelines[at];
         let State::Closing { cause, retry } = pipeline.state.clone() else { return };
         pipeline.state = State::Stopped { cause, retry };
-        if retry == Retry::No {
+        if retry == Retry::No || self.ending.is_some() {
             return;
         }
         if pipeline.opened_at.elapsed() > RESTART_FORGIVEN_AFTER {
@@ -299,10 +327,7 @@ impl Supervisor {
                 // What is lost belongs to somebody else: nothing that is still under way can be committed.
                 let within = if lost { Duration::ZERO } else { self.drain };
                 self.forget_partitions(at, &partitions);
-                tokio::spawn(async move {
-                    drain(going, within).await;
-                    answer(done);
-                });
+                self.drain_beside(at, going, within, Some(done));
             }
             SourceEvent::Failed(error) => self.fail(at, error.to_string(), retry_of(&error)),
         }
@@ -339,14 +364,6 @@ impl Supervisor {
         }
     }
 
-    /// Stops all tasks of a pipeline; the answer resolves when they have ended.
-    fn stop_all(&mut self, at: usize) -> impl Future<Output = bool> + Send + use<> {
-        let going: Vec<Running> = self.pipelines[at].tasks.drain().map(|(_, task)| task).collect();
-        let partitions: Vec<TopicPartition> = going.iter().map(|task| task.shared.partition().clone()).collect();
-        self.forget_partitions(at, &partitions);
-        drain(going, self.drain)
-    }
-
     fn forget_partitions(&self, at: usize, partitions: &[TopicPartition]) {
         let line = &self.pipelines[at].line;
         for TopicPartition { topic, partition } in partitions {
@@ -357,112 +374,33 @@ impl Supervisor {
         }
     }
 
-    // ---------------------------------------------------------------------------------------------------- commands
+    // ----------------------------------------------------------------------------------------------------- the end
 
-    fn command(&mut self, command: Command) {
-        let (name, reply, is_pause) = match command {
-            Command::Pause { pipeline, reply } => (pipeline, reply, true),
-            Command::Resume { pipeline, reply } => (pipeline, reply, false),
-        };
-        let Some(at) = self.pipelines.iter().position(|pipeline| pipeline.line.name == name) else {
-            let known = self.pipelines.iter().map(|pipeline| pipeline.line.name.clone()).collect();
-            let _ = reply.send(Err(CommandError::UnknownPipeline { name, known }));
-            return;
-        };
-        if is_pause {
-            self.pause(at, reply);
-        } else {
-            self.resume(at, reply);
-        }
-    }
-
-    fn pause(&mut self, at: usize, reply: crate::status::CommandReply) {
-        let pipeline = &self.pipelines[at];
-        if let State::Stopped { cause, .. } | State::Closing { cause, .. } = &pipeline.state {
-            let (name, message) = (pipeline.line.name.clone(), cause.clone());
-            let _ = reply.send(Err(CommandError::Refused { name, state: PipelineState::Stopped, message }));
-            return;
-        }
-        if pipeline.line.gate.pause(PausedBy::Operator, "paused by an operator") {
-            pipeline.line.meters.paused(PausedBy::Operator.name());
-        }
-        let tasks: Vec<Arc<Shared>> = pipeline.tasks.values().map(|task| Arc::clone(&task.shared)).collect();
-        let deadline = Instant::now() + self.drain;
-        tokio::spawn(async move {
-            while tasks.iter().any(|task| task.progress().in_flight > 0) && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            let _ = reply.send(Ok(PipelineState::Paused));
-        });
-    }
-
-    fn resume(&mut self, at: usize, reply: crate::status::CommandReply) {
-        let pipeline = &mut self.pipelines[at];
-        pipeline.line.gate.resume();
-        match &pipeline.state {
-            State::Stopped { .. } => {
-                pipeline.restarts = 0;
-                self.open(at);
-                let _ = reply.send(Ok(PipelineState::Starting));
-            }
-            State::Closing { cause, .. } => {
-                let (name, message) = (pipeline.line.name.clone(), format!("it is being closed ({cause}); try again"));
-                let _ = reply.send(Err(CommandError::Refused { name, state: PipelineState::Stopped, message }));
-            }
-            State::Starting | State::Running => {
-                let _ = reply.send(Ok(PipelineState::Running));
-            }
-        }
-    }
-
-    // ---------------------------------------------------------------------------------------- watching and telling
-
-    /// The broker's client is content as long as anybody polls it, so a task that hangs is noticed only here.
-    fn watch(&mut self) {
-        for at in 0..self.pipelines.len() {
-            let pipeline = &self.pipelines[at];
-            if pipeline.line.gate.paused().is_some() || !blocked(&pipeline.line).is_empty() {
-                pipeline.tasks.values().for_each(|task| task.shared.note_moved());
-                continue;
-            }
-            let stalled = pipeline.tasks.values().find(|task| {
-                let progress = task.shared.progress();
-                progress.in_flight > 0 && progress.still_for > STALLED_AFTER
-            });
-            if let Some(task) = stalled {
-                let cause = format!("{}: nothing has moved for {} s", task.shared.partition(), STALLED_AFTER.as_secs());
-                self.fail(at, cause, Retry::Yes);
-            }
-        }
-    }
-
-    fn publish(&self, phase: Phase) {
-        self.board.publish(phase, self.pipelines.iter().map(snapshot).collect());
-    }
-
+    /// Winds up every pipeline by the way of a failed one, until all are closed or the deadline has come.
     async fn shut_down(mut self, mut queue: mpsc::Receiver<Event>) -> bool {
+        let deadline = self.hurry.end_within(self.drain);
+        self.ending = Some(true);
+        for at in 0..self.pipelines.len() {
+            if matches!(self.pipelines[at].state, State::Starting | State::Running) {
+                self.wind_up(at, "the process ends".to_owned(), Retry::No);
+            }
+        }
         self.publish(Phase::Draining);
-        let draining = (0..self.pipelines.len()).map(|at| self.stop_all(at)).collect::<Vec<_>>();
-        let mut draining = futures::future::join_all(draining);
-        let mut unanswered = Vec::new();
-        let drained = loop {
-            tokio::select! {
-                drained = &mut draining => break drained,
-                Some(event) = queue.recv() => {
-                    // What is revoked meanwhile is answered when its tasks have ended; all else has come too late.
-                    if let Event::Source(_, _, SourceEvent::Revoked { done, .. }) = event {
-                        unanswered.push(done);
-                    }
+        while self.pipelines.iter().any(|pipeline| matches!(pipeline.state, State::Closing { .. })) {
+            match timeout_at(deadline, queue.recv()).await {
+                Ok(Some(event)) => self.handle(event),
+                Ok(None) => break,
+                Err(_) => {
+                    let late = self.pipelines.iter().filter(|pipeline| matches!(pipeline.state, State::Closing { .. }));
+                    let late: Vec<&str> = late.map(|pipeline| pipeline.line.name.as_str()).collect();
+                    tracing::warn!(pipelines = ?late, "not closed within {:?}: given up", self.drain);
+                    self.ending = Some(false);
+                    break;
                 }
             }
-        };
-        unanswered.into_iter().for_each(answer);
-        futures::future::join_all(self.pipelines.iter_mut().map(|pipeline| stop_listening(pipeline.listening.take())))
-            .await;
-        drop(queue);
-        futures::future::join_all(self.pipelines.iter().map(|pipeline| pipeline.source.close())).await;
+        }
         self.publish(Phase::Draining);
-        drained.into_iter().all(|is_clean| is_clean)
+        self.ending.unwrap_or(false)
     }
 }
 
@@ -479,111 +417,10 @@ async fn stop_listening(listening: Option<JoinHandle<()>>) {
     }
 }
 
-/// Stops tasks, lets them finish what they began, and drops what has not ended in time. True where all have ended.
-async fn drain(tasks: Vec<Running>, within: Duration) -> bool {
-    tasks.iter().for_each(|task| task.stop.cancel());
-    let deadline = Instant::now() + within;
-    let mut is_clean = true;
-    for mut task in tasks {
-        if timeout_at(deadline, &mut task.handle).await.is_err() {
-            is_clean = false;
-            task.handle.abort();
-            // It ends at its next wait: what it read last is dropped with it.
-            let _ = task.handle.await;
-            let progress = task.shared.progress();
-            tracing::warn!(
-                partition = %task.shared.partition(), in_flight = progress.in_flight,
-                "not drained in time; what was under way stays uncommitted and will be repeated"
-            );
-        }
-    }
-    is_clean
-}
-
 /// Faults of the other side are tried again; what needs a decision is not.
 fn retry_of(error: &SourceError) -> Retry {
     match error {
         SourceError::Unreachable { .. } | SourceError::Broken(_) => Retry::Yes,
         SourceError::Refused(_) | SourceError::Lost { .. } => Retry::No,
-    }
-}
-
-fn blocked(line: &Line) -> Vec<BlockedOutput> {
-    let outputs = line.outputs.iter().filter_map(|output| {
-        output.sink.blocked().map(|cause| BlockedOutput { output: output.encoder.name.clone(), cause })
-    });
-    let letters = line.dead_letters.blocked().map(|cause| BlockedOutput { output: "dead letters".to_owned(), cause });
-    outputs.chain(letters).collect()
-}
-
-/// A pipeline as plain data, and its gauges.
-fn snapshot(pipeline: &Pipeline) -> PipelineStatus {
-    let line = &pipeline.line;
-    let mut status = PipelineStatus::starting(&line.name);
-    let paused = line.gate.paused();
-    (status.state, status.cause) = match (&pipeline.state, &paused) {
-        (State::Stopped { cause, retry: Retry::Yes }, _) => (PipelineState::Starting, Some(cause.clone())),
-        (State::Closing { cause, .. } | State::Stopped { cause, .. }, _) => {
-            (PipelineState::Stopped, Some(cause.clone()))
-        }
-        (_, Some(pause)) => (PipelineState::Paused, Some(pause.cause.clone())),
-        (State::Starting, None) => (PipelineState::Starting, None),
-        (State::Running, None) => (PipelineState::Running, None),
-    };
-    if matches!(status.state, PipelineState::Paused | PipelineState::Stopped) {
-        status.resume_command = Some(format!("pelton resume {}", line.name));
-    }
-    let ends: HashMap<TopicPartition, i64> =
-        pipeline.source.ends().into_iter().map(|(partition, end)| (partition, end.0)).collect();
-    status.partitions = pipeline.tasks.values().map(|task| partition_status(task, &ends)).collect();
-    status.partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    status.blocked = blocked(line);
-    let totals = line.meters.totals();
-    status.records_total = totals.records;
-    status.rows_total = totals.rows;
-    status.dead_letters_total = totals.dead_letters;
-    status.filtered_total = totals.filtered;
-    status.skipped_total = totals.skipped;
-    status.expired_total = totals.expired;
-    status.retries_total = totals.retries;
-    gauges(line, &status);
-    status
-}
-
-fn partition_status(task: &Running, ends: &HashMap<TopicPartition, i64>) -> PartitionStatus {
-    let partition = task.shared.partition();
-    let progress = task.shared.progress();
-    let (committed, end) = (progress.committed.map(|offset| offset.0), ends.get(partition).copied());
-    let lag = committed.zip(end).map(|(committed, end)| (end - committed).max(0).cast_unsigned());
-    PartitionStatus {
-        topic: partition.topic.to_string(),
-        partition: partition.partition,
-        committed,
-        end,
-        lag,
-        in_flight: progress.in_flight as u64,
-    }
-}
-
-fn gauges(line: &Line, status: &PipelineStatus) {
-    let telemetry = line.meters.telemetry();
-    let pipeline = ("pipeline", line.name.as_str());
-    let mut in_flight = 0;
-    for partition in &status.partitions {
-        let number = partition.partition.to_string();
-        let labels = [pipeline, ("topic", &partition.topic), ("partition", &number)];
-        if let Some(committed) = partition.committed {
-            telemetry.gauge(Metric::Committed, &labels, committed as f64);
-        }
-        if let Some(lag) = partition.lag {
-            telemetry.gauge(Metric::Lag, &labels, lag as f64);
-        }
-        in_flight += partition.in_flight;
-    }
-    telemetry.gauge(Metric::InFlight, &[pipeline], in_flight as f64);
-    telemetry.gauge(Metric::Paused, &[pipeline], f64::from(status.state == PipelineState::Paused));
-    for output in &line.outputs {
-        let is_blocked = status.blocked.iter().any(|blocked| blocked.output == output.encoder.name);
-        telemetry.gauge(Metric::SinkBlocked, &[pipeline, ("output", &output.encoder.name)], f64::from(is_blocked));
     }
 }
