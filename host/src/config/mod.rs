@@ -370,7 +370,7 @@ pub enum Tombstones {
     Reject,
     /// It is passed over, and counted.
     Skip,
-    /// It deletes the row; the record's key, as text or JSON object, gives these columns.
+    /// It deletes the row; the record's key, as text, JSON string or JSON object, gives these columns.
     Delete {
         /// Key columns, in order.
         key: Vec<String>,

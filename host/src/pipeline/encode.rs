@@ -270,7 +270,7 @@ impl Encoder {
         } else if columns.len() > 1 {
             return Err(RowError::NoKey(output.name.clone()));
         }
-        let text = std::str::from_utf8(key).map_err(|_| RowError::NoKey(output.name.clone()))?;
+        let text = key_text(key).ok_or_else(|| RowError::NoKey(output.name.clone()))?;
         meta.op = RowOp::Delete;
         for (column, (cells, spec)) in cells.iter_mut().zip(specs).enumerate() {
             if !columns.contains(&spec.column) {
@@ -278,7 +278,7 @@ impl Encoder {
             } else if is_object {
                 with_natural_cell(found.get(column).copied().flatten(), |cell| cells.push(cell));
             } else {
-                cells.push(Cell::Value(crate::record::Value::Text(text)));
+                cells.push(Cell::Value(crate::record::Value::Text(&text)));
             }
         }
         Ok(true)
@@ -350,6 +350,14 @@ impl Encoder {
             base.map(std::str::from_utf8).transpose().map_err(|_| PatchError::NotAnObject("the value".into()))?;
         Ok(Some(Cow::Owned(json_patch::patch(base, &edits)?.into_bytes())))
     }
+}
+
+/// A record's key as the text of a key column: what a JSON string says (so do Kafka Connect's JSON converter and others
+/// write text), any other key as it stands. None where it is no text.
+fn key_text(key: &[u8]) -> Option<Cow<'_, str>> {
+    let text = std::str::from_utf8(key).ok()?;
+    let said = text.starts_with('"').then(|| serde_json::from_str(text).ok()).flatten();
+    Some(said.map_or(Cow::Borrowed(text), Cow::Owned))
 }
 
 /// A record on its way out.
@@ -431,7 +439,8 @@ enum RowError {
     )]
     Tombstone(String),
     #[error(
-        "output {0}: the tombstone's key does not name the row: it has to be the key column's text, or a JSON object"
+        "output {0}: the tombstone's key does not name the row: it has to be the key column's text, or a JSON object with all \
+         key columns"
     )]
     NoKey(String),
 }
@@ -487,4 +496,61 @@ pub fn by_origin(failures: Vec<EncodeFailure>) -> BTreeMap<u32, EncodeFailure> {
         by_origin.entry(failure.origin).or_insert(failure);
     }
     by_origin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{TopicPartition, Value};
+
+    /// What a tombstone with this key gives for the columns `id` and `shop`, or why it is none.
+    fn deletion(key: &[u8], columns: &[&str]) -> Result<Vec<String>, String> {
+        let spec = |name: &str| CellSpec { column: name.to_owned(), path: vec![name.to_owned()] };
+        let tombstones = Tombstones::Delete { key: columns.iter().map(|column| (*column).to_owned()).collect() };
+        let output = OutputEncoder::new("default", &Wants::Cells(vec![spec("id"), spec("shop")]), &tombstones, &[]);
+        let mut batch = Batch::new(TopicPartition::new("t", 0));
+        batch.origins.push(0);
+        batch.offsets.push(0);
+        batch.timestamps.push(0);
+        batch.keys.push(Some(key));
+        batch.values.push(None);
+        batch.headers.push(None);
+        let encoder = Encoder { format: Format::Json, set_fields: Vec::new() };
+        let routed = [Routed { stage: 0, row: 0, origin: 0, index: 0 }];
+        let origins = Origins { source: &batch, write_times: &[WriteTime(0)], generation: 0 };
+        let mut failures = Vec::new();
+        let said = encoder.sink_batch(&output, &[Stage::pass(batch.clone())], &routed, origins, &mut failures);
+        if let Some(failure) = failures.first() {
+            return Err(failure.code.to_owned());
+        }
+        assert_eq!(said.rows[0].op, RowOp::Delete);
+        let cell = |column: &CellColumn| match column.get(0) {
+            Cell::Value(Value::Text(text)) => text.to_owned(),
+            other => format!("{other:?}"),
+        };
+        Ok(said.cells.iter().map(cell).collect())
+    }
+
+    #[test]
+    fn a_tombstones_key_is_text_or_what_its_json_says() {
+        let one = |key: &str| deletion(key.as_bytes(), &["id"]).map(|cells| cells[0].clone());
+        for (key, wanted) in [
+            ("abc", "abc"),
+            ("\"abc\"", "abc"),
+            (r#""a \"quoted\" \u00fc""#, "a \"quoted\" ü"),
+            (r#"{"id": "abc"}"#, "abc"),
+            // Not JSON strings: the key as it stands.
+            ("\"abc", "\"abc"),
+            ("\"a\"b\"", "\"a\"b\""),
+            ("5", "5"),
+            ("true", "true"),
+            (" abc ", " abc "),
+        ] {
+            assert_eq!(one(key).as_deref(), Ok(wanted), "{key}");
+        }
+        assert_eq!(deletion(b"\xff", &["id"]), Err("encode.no_key".to_owned()));
+        assert_eq!(deletion(b"\"abc\"", &["id", "shop"]), Err("encode.no_key".to_owned()), "one text, two columns");
+        let both = deletion(br#"{"shop": "s", "id": "abc", "more": 1}"#, &["id", "shop"]);
+        assert_eq!(both, Ok(vec!["abc".to_owned(), "s".to_owned()]));
+    }
 }

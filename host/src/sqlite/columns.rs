@@ -70,6 +70,17 @@ impl ColumnType {
         }
     }
 
+    /// A number, true or false as text says them; none for other types, and for other texts.
+    pub(super) fn read(self, text: &str) -> Option<Stored> {
+        let value = match self {
+            Self::Integer | Self::Timestamp => Value::S64(text.parse().ok()?),
+            Self::Real => Value::F64(text.parse().ok()?),
+            Self::Boolean => Value::Boolean(text.parse().ok()?),
+            Self::Text | Self::Blob | Self::Json => return None,
+        };
+        self.store(value).ok()
+    }
+
     /// SQLite's own type for the storage.
     pub(super) fn sql(self) -> &'static str {
         match self {

@@ -16,7 +16,7 @@ use super::table::{ColumnSpec, Table};
 use crate::clock::Clock;
 use crate::config::TableOutput;
 use crate::pipeline::{CellSpec, Pending, RowFailure, Sink, Wants, Written};
-use crate::record::{Cell, RowOp, SinkBatch};
+use crate::record::{Cell, RowOp, SinkBatch, Value};
 
 /// Rows under way before [`Sink::write`] waits.
 const ROWS_UNDER_WAY: usize = 16_384;
@@ -123,7 +123,7 @@ impl SqliteSink {
             match *place {
                 Place::Key(index) => {
                     let spec = &self.table.key[index];
-                    let NewCell::Value(value) = store(spec, column.get(at)).map_err(bad)? else {
+                    let NewCell::Value(value) = store_key(spec, column.get(at), meta.op).map_err(bad)? else {
                         return Err(bad(format!("key column {} has no value", spec.name)));
                     };
                     bytes += value.size();
@@ -143,6 +143,17 @@ impl SqliteSink {
         }
         let key = key.into_iter().map(|value| value.expect("every key column has its place")).collect();
         Ok((RowWrite { key, op: meta.op, cleared: false, cells, at: meta.write_time.0, until_ms }, bytes))
+    }
+}
+
+/// A tombstone's key is text whatever its column is: it names the row whose key is written so.
+fn store_key(column: &ColumnSpec, cell: Cell<'_>, op: RowOp) -> Result<NewCell, String> {
+    match (op, cell) {
+        (RowOp::Delete, Cell::Value(Value::Text(text))) => match column.column_type.read(text) {
+            Some(value) => Ok(NewCell::Value(value)),
+            None => store(column, cell),
+        },
+        _ => store(column, cell),
     }
 }
 

@@ -255,6 +255,21 @@ async fn a_row_that_had_expired_is_counted_and_not_written() {
 }
 
 #[tokio::test]
+async fn a_tombstones_key_names_a_row_with_a_number_for_a_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("tables.db");
+    let sink = open(&path, &output("t", None, COLUMNS));
+    sink.write(batch(&[(1, upsert(7, 10, &[]), 0), (2, upsert(8, 20, &[]), 0)])).await.await;
+    let mut delete = TableWrite { op: RowOp::Delete, ..upsert(7, 30, &[]) };
+    delete.key = vec!["7".into()];
+    assert_eq!(sink.write(batch(&[(3, delete.clone(), 0)])).await.await.failures, []);
+    assert_eq!(seen(&path, "t").iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), [8]);
+    delete.key = vec!["eight".into()];
+    let refused = sink.write(batch(&[(4, delete, 0)])).await.await;
+    assert_eq!(refused.failures[0].message, "column id: the text \"eight\" is no integer");
+}
+
+#[tokio::test]
 async fn refuses_rows_that_do_not_fit_and_writes_the_others() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("tables.db");
