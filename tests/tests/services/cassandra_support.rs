@@ -201,6 +201,8 @@ struct Shared {
     closed: AtomicBool,
     /// Swallows answers.
     mute: AtomicBool,
+    /// Takes nothing from clients: what they send stays with them.
+    stalled: watch::Sender<bool>,
     /// Holds each answer back.
     delay_ms: AtomicU64,
 }
@@ -216,6 +218,7 @@ impl Proxy {
             cuts: watch::channel(0).0,
             closed: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            stalled: watch::channel(false).0,
             delay_ms: AtomicU64::new(0),
         });
         let for_accepting = Arc::clone(&shared);
@@ -248,6 +251,11 @@ impl Proxy {
         self.shared.mute.store(mute, Ordering::SeqCst);
     }
 
+    /// Takes nothing from clients any more, without a word.
+    pub(crate) fn stall(&self) {
+        self.shared.stalled.send_replace(true);
+    }
+
     /// Holds answers back by this long.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
@@ -267,14 +275,20 @@ async fn relay(client: TcpStream, shared: Arc<Shared>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server) => {}
+        () = pump(from_client, to_server, shared.stalled.subscribe()) => {}
         () = answers(from_server, to_client, &shared) => {}
         _ = cuts.changed() => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut stalled: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 64 << 10];
+    while stalled.wait_for(|is_stalled| !is_stalled).await.is_ok() {
+        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Answers, each held back by the delay of the moment in which it came: later ones do not wait for it twice.

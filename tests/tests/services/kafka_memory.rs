@@ -4,7 +4,11 @@ use std::process::{Command, Stdio};
 
 use rdkafka::producer::FutureRecord;
 
+use std::time::Duration;
+
+use super::cassandra_support::{Proxy, with_keyspace};
 use super::kafka_support::*;
+use super::line_support::Daemon;
 
 const PARTITIONS: usize = 64;
 const RECORDS_EACH: usize = 2;
@@ -41,4 +45,71 @@ async fn large_records_of_many_partitions_stay_within_the_budget_while_the_sink_
     for report in &reports {
         assert!(number(report, "peak_bytes") <= BUDGET_BYTES / 4 * 5, "within the budget and a quarter: {reports:?}");
     }
+}
+
+fn project(topic: &str, table: &str, cassandra: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "kafka:\n  brokers: {}\n  properties: {{ session.timeout.ms: \"6000\", heartbeat.interval.ms: \"500\" }}\n\
+         cassandra:\n  contact_points: [\"{cassandra}\"]\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         memory: {} MiB\ndrain: 1 s\n",
+        brokers(),
+        BUDGET_BYTES >> 20,
+    );
+    let pipeline = format!(
+        "source:\n  kafka: {{ topics: [{topic}], group: {topic}, start: earliest }}\n  format: json\nsteps: []\n\
+         outputs:\n  default:\n    cassandra: {{ table: {table} }}\ndead_letters: {{ file: letters.jsonl }}\n"
+    );
+    std::fs::create_dir(dir.path().join("pipelines")).unwrap();
+    std::fs::write(dir.path().join("pelton.yaml"), settings).unwrap();
+    std::fs::write(dir.path().join("pipelines/large.yaml"), pipeline).unwrap();
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_daemon_stays_within_its_budget_while_the_table_stands_still() {
+    with_keyspace(|keyspace| async move {
+        let topic = Topic::with("memory-daemon", PARTITIONS as i32, &[("max.message.bytes", "11000000")]).await;
+        keyspace.cql("CREATE TABLE KS.large (id text PRIMARY KEY, body text)").await;
+        let proxy = Proxy::start().await;
+        let dir = project(&topic.name, &format!("{}.large", keyspace.name), &proxy.address);
+        let mut daemon = Daemon::start(dir.path(), "large");
+        wait_for("all partitions are assigned", Duration::from_secs(60), || {
+            daemon.assert_alive();
+            (daemon.log().matches("assigned pipeline=large").count() == PARTITIONS).then_some(())
+        })
+        .await;
+        let (idle, _) = daemon.memory_bytes();
+        proxy.stall();
+
+        let producer = producer();
+        for number in 0..PARTITIONS * RECORDS_EACH {
+            let payload = format!(r#"{{"id":"r{number}","body":"{}"}}"#, "x".repeat(RECORD_BYTES - 100));
+            let partition = (number % PARTITIONS) as i32;
+            let record = FutureRecord::<str, _>::to(&topic.name).partition(partition).payload(&payload);
+            producer.send(record, Duration::from_secs(30)).await.unwrap();
+        }
+        drop(producer);
+        // Until it takes no more: the most that it used has not risen for a while.
+        let (mut peak, mut since) = (0, tokio::time::Instant::now());
+        wait_for("it takes no more", Duration::from_secs(120), || {
+            daemon.assert_alive();
+            let (_, now) = daemon.memory_bytes();
+            if now > peak {
+                (peak, since) = (now, tokio::time::Instant::now());
+            }
+            (since.elapsed() > Duration::from_secs(8)).then_some(())
+        })
+        .await;
+        assert!(peak > idle + RECORD_BYTES, "something is read before the table is waited for");
+        assert!(
+            peak <= BUDGET_BYTES / 4 * 5,
+            "the whole process within the budget and a quarter: {} MiB, {} MiB of it when idle",
+            peak >> 20,
+            idle >> 20
+        );
+        daemon.kill();
+        topic.delete().await;
+    })
+    .await;
 }

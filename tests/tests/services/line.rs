@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use rdkafka::consumer::BaseConsumer;
+use scylla::statement::prepared::PreparedStatement;
+
 use crate::cassandra_support::{Keyspace, Proxy, address, with_keyspace};
 use crate::kafka_support::Topic;
 use crate::line_support::{
-    COLUMNS, Daemon, Producing, Wiring, assert_same, expected, order, positions, project, records_from, stored,
-    until_committed,
+    COLUMNS, Daemon, Producing, Wiring, assert_same, committed_by, expected, looking, order, positions, project,
+    stored, until_committed,
 };
 
 const PARTITIONS: i32 = 4;
@@ -19,13 +22,21 @@ fn now_ms() -> i64 {
     now.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
+fn key_of(number: i64, keys: i64) -> i64 {
+    (number * 7_919) % keys
+}
+
+fn partition_of(key: i64) -> i32 {
+    (key % i64::from(PARTITIONS)) as i32
+}
+
 /// Sends `count` orders over `keys` keys in turn, a key always to one partition. Timestamps are shuffled within a second,
 /// one hundredth of all fall into one millisecond, and the middle one lies three minutes ahead.
 fn produce(topic: &str, count: i64, keys: i64) {
     let producing = Producing::to(topic);
     let base = now_ms() - 10 * 60_000;
     for number in 0..count {
-        let key = (number * 7_919) % keys;
+        let key = key_of(number, keys);
         let shuffle = (number * 104_729) % 1_000;
         let timestamp_ms = match number {
             _ if number == count / 2 => now_ms() + 3 * 60_000,
@@ -33,12 +44,7 @@ fn produce(topic: &str, count: i64, keys: i64) {
             _ => base + number * 300_000 / count + shuffle,
         };
         let key_text = format!("k{key}");
-        producing.send(
-            (key % i64::from(PARTITIONS)) as i32,
-            &key_text,
-            &order(&key_text, number, timestamp_ms),
-            timestamp_ms,
-        );
+        producing.send(partition_of(key), &key_text, &order(&key_text, number, timestamp_ms), timestamp_ms);
     }
     producing.finish();
 }
@@ -48,28 +54,58 @@ async fn table(keyspace: &Keyspace, name: &str) -> String {
     format!("{}.{name}", keyspace.name)
 }
 
-/// Whether the table holds a row of a record that lies past the committed offset. The daemon must be dead.
-async fn wrote_past_the_commit(keyspace: &Keyspace, table: &str, group: &str, topic: &str) -> bool {
-    let (group, topic) = (group.to_owned(), topic.to_owned());
-    let records = tokio::task::spawn_blocking(move || {
-        let mut records = Vec::new();
-        for (partition, (committed, end)) in positions(&group, &topic, PARTITIONS).into_iter().enumerate() {
-            records.extend(records_from(&topic, partition as i32, committed, end, 500));
+/// Sees from outside, with two cheap questions, whether the table holds rows of records past the committed offsets. Knows
+/// which record stands where, since it knows what was produced.
+struct Lookout<'k> {
+    keyspace: &'k Keyspace,
+    select: PreparedStatement,
+    consumer: Arc<BaseConsumer>,
+    topic: String,
+    /// By partition and offset: key and number.
+    records: Vec<Vec<(i64, i64)>>,
+}
+
+impl<'k> Lookout<'k> {
+    /// How far beyond the committed offset it looks.
+    const AHEAD: [i64; 8] = [0, 3, 15, 63, 127, 255, 511, 1_023];
+
+    async fn new(keyspace: &'k Keyspace, table: &str, topic: &str, count: i64, keys: i64) -> Self {
+        let select = format!("SELECT amount_cents FROM {table} WHERE order_id = ?");
+        let select = keyspace.session.prepare(select).await.unwrap();
+        let mut records = vec![Vec::new(); PARTITIONS as usize];
+        for number in 0..count {
+            let key = key_of(number, keys);
+            records[partition_of(key) as usize].push((key, number));
         }
-        records
-    })
-    .await
-    .expect("a look");
-    let select =
-        keyspace.session.prepare(format!("SELECT amount_cents FROM {table} WHERE order_id = ?")).await.unwrap();
-    for (key, number) in records {
-        let row = keyspace.session.execute_unpaged(&select, (key,)).await.unwrap();
-        let row = row.into_rows_result().unwrap().maybe_first_row::<(Option<i64>,)>().unwrap();
-        if row == Some((Some(number),)) {
-            return true;
-        }
+        Self { keyspace, select, consumer: Arc::new(looking(topic)), topic: topic.to_owned(), records }
     }
-    false
+
+    /// The committed offset of each partition; 0 where there is none.
+    async fn committed(&self) -> Vec<i64> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
+        let look = tokio::task::spawn_blocking(move || committed_by(&consumer, &topic, PARTITIONS));
+        look.await.expect("a look")
+    }
+
+    /// How many rows past these offsets it finds among those that it looks for.
+    async fn rows_past(&self, committed: &[i64]) -> usize {
+        let mut looks = Vec::new();
+        for (records, committed) in self.records.iter().zip(committed) {
+            let offsets = Self::AHEAD.iter().map(|ahead| (committed + ahead) as usize);
+            let keys = offsets.filter_map(|offset| records.get(offset)).map(|(key, _)| *key);
+            looks.extend(keys.map(|key| self.is_past(records, *committed, key)));
+        }
+        futures::future::join_all(looks).await.into_iter().filter(|is_past| *is_past).count()
+    }
+
+    /// Whether the row of a key was written by a record at or past the committed offset.
+    async fn is_past(&self, records: &[(i64, i64)], committed: i64, key: i64) -> bool {
+        let row = self.keyspace.session.execute_unpaged(&self.select, (format!("k{key}"),)).await.unwrap();
+        let row = row.into_rows_result().unwrap().maybe_first_row::<(Option<i64>,)>().unwrap();
+        let Some((Some(number),)) = row else { return false };
+        let offset = records.partition_point(|(_, of_record)| *of_record < number);
+        offset as i64 >= committed
+    }
 }
 
 async fn ttl_of(keyspace: &Keyspace, table: &str, key: &str) -> i32 {
@@ -86,11 +122,12 @@ async fn committed_in_all(topic: &str) -> i64 {
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    for _ in 0..600 {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while tokio::time::Instant::now() < limit {
         if is_so().await {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("not within a minute: {what}");
 }
@@ -117,19 +154,27 @@ async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
             tokio::task::spawn_blocking(move || produce(&topic, count, count / 25))
         };
 
-        // Killed five times, each time with rows in the table whose records were not committed.
-        let mut kills = 0;
-        for attempt in 0..40 {
-            let mut daemon = Daemon::start(dir.path(), &format!("killed-{attempt}"));
-            tokio::time::sleep(Duration::from_millis(3_000 + 130 * attempt)).await;
-            daemon.assert_alive();
+        // Killed five times, each time after rows of records were seen that were not committed, by this daemon's own
+        // work: it had committed something before. A commit may come between the look and the kill, so it is looked
+        // again; then that kill does not count.
+        let lookout = Lookout::new(&keyspace, &live, &topic.name, count, count / 25).await;
+        let (mut kills, mut wasted) = (0, 0);
+        while kills < 5 {
+            let before: i64 = lookout.committed().await.iter().sum();
+            let mut daemon = Daemon::start(dir.path(), &format!("killed-{kills}-{wasted}"));
+            until("rows past the committed offset are seen", || {
+                daemon.assert_alive();
+                async {
+                    let committed = lookout.committed().await;
+                    committed.iter().sum::<i64>() > before && lookout.rows_past(&committed).await > 0
+                }
+            })
+            .await;
             daemon.kill();
-            kills += i32::from(wrote_past_the_commit(&keyspace, &live, &topic.name, &topic.name).await);
-            if kills == 5 {
-                break;
-            }
+            let are_past = lookout.rows_past(&lookout.committed().await).await > 0;
+            (kills, wasted) = if are_past { (kills + 1, wasted) } else { (kills, wasted + 1) };
+            assert!(wasted < 10, "commits come between the look and the kill again and again");
         }
-        assert_eq!(kills, 5, "rows past the committed offset were seen at five kills");
         producer.await.expect("the producer");
 
         let mut daemon = Daemon::start(dir.path(), "last");

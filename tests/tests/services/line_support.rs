@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use crate::cassandra_support::Keyspace;
@@ -110,6 +110,16 @@ impl Daemon {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill").success());
     }
 
+    /// Its memory, bytes: what it uses now, and the most that it ever used.
+    pub(crate) fn memory_bytes(&self) -> (usize, usize) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of its own");
+            line.trim().trim_end_matches(" kB").parse::<usize>().expect("kB") * 1024
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("a look")
@@ -181,37 +191,25 @@ pub(crate) fn looking(group: &str) -> BaseConsumer {
         .expect("a consumer")
 }
 
-/// By partition: the committed offset, 0 where there is none, and the end.
-pub(crate) fn positions(group: &str, topic: &str, partitions: i32) -> Vec<(i64, i64)> {
-    let consumer = looking(group);
+/// By partition: the offset that the consumer's group has committed, 0 where there is none.
+pub(crate) fn committed_by(consumer: &BaseConsumer, topic: &str, partitions: i32) -> Vec<i64> {
     let mut list = TopicPartitionList::new();
     (0..partitions).for_each(|partition| {
         list.add_partition(topic, partition);
     });
     let committed = consumer.committed_offsets(list, Duration::from_secs(30)).expect("committed offsets");
-    let position = |partition| {
-        let committed = committed.find_partition(topic, partition).and_then(|found| found.offset().to_raw());
-        let (_, end) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(30)).expect("watermarks");
-        (committed.unwrap_or(0).max(0), end)
-    };
-    (0..partitions).map(position).collect()
+    let offset = |partition| committed.find_partition(topic, partition).and_then(|found| found.offset().to_raw());
+    (0..partitions).map(|partition| offset(partition).unwrap_or(0).max(0)).collect()
 }
 
-/// Key and number of up to `most` records from an offset on.
-pub(crate) fn records_from(topic: &str, partition: i32, from: i64, end: i64, most: usize) -> Vec<(String, i64)> {
-    let consumer = looking("pelton-test-looking");
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(from)).expect("an offset");
-    consumer.assign(&list).expect("an assignment");
-    let mut records = Vec::new();
-    while records.len() < most && from + (records.len() as i64) < end {
-        let Some(message) = consumer.poll(Duration::from_secs(10)) else { break };
-        let message = message.expect("a record");
-        let value: serde_json::Value = serde_json::from_slice(message.payload().expect("a value")).expect("JSON");
-        let key = value["order_id"].as_str().expect("an id").to_owned();
-        records.push((key, value["amount_cents"].as_i64().expect("an amount")));
-    }
-    records
+/// By partition: the committed offset, 0 where there is none, and the end.
+pub(crate) fn positions(group: &str, topic: &str, partitions: i32) -> Vec<(i64, i64)> {
+    let consumer = looking(group);
+    let end = |partition| {
+        let (_, end) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(30)).expect("watermarks");
+        end
+    };
+    committed_by(&consumer, topic, partitions).into_iter().zip((0..partitions).map(end)).collect()
 }
 
 /// By key: amount and write time, as the oracle tells them from the topic alone.
