@@ -7,12 +7,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::files::FILE_BYTES_MAX;
 use super::suggest::nearest;
 use super::yaml::{self, Data, Entry, Flaw, Node, Place, Scalar};
 use super::{Environment, Mask, Positions, Problem, Severity, substitute};
 
-/// Bytes of a configuration file: more is a mistake of its own.
-const FILE_BYTES_MAX: usize = 4 << 20;
 /// Characters of a wrong value that an error repeats.
 const SHOWN_MAX: usize = 60;
 
@@ -65,8 +64,10 @@ impl<'f> Document<'f> {
             Err(error) => {
                 let before = text.get(..error.valid_up_to()).unwrap_or_default();
                 let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                let in_line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+                let column = 1 + String::from_utf8_lossy(in_line).chars().count();
                 let found = "the file is not UTF-8 text";
-                document.problem(Place { line, column: 1 }, "", found, "save it as UTF-8");
+                document.problem(Place { line, column }, "", found, "save it as UTF-8");
                 return document;
             }
         };

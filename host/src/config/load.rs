@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::document::{Document, Findings};
+use super::files;
 use super::pipeline::{self, Draft, Surroundings};
 use super::settings::{self, Mentioned};
 use super::values::is_plain_name;
@@ -126,7 +127,7 @@ pub fn json(file: &Path, environment: &dyn Environment) -> Result<serde_json::Va
     let findings = Findings::default();
     let dir = file.parent().unwrap_or(Path::new(""));
     let label = file.display().to_string();
-    let bytes = std::fs::read(file).map_err(|error| ConfigErrors(vec![unreadable(&label, &error)]))?;
+    let bytes = files::read(file).map_err(|error| ConfigErrors(vec![unreadable(&label, &error)]))?;
     let document = Document::parse(&label, None, &bytes, dir, environment, &findings);
     let json = document.root().json();
     drop(document);
@@ -139,7 +140,7 @@ pub fn json(file: &Path, environment: &dyn Environment) -> Result<serde_json::Va
 
 fn read_settings(dir: &Path, environment: &dyn Environment, findings: &Findings) -> (Settings, Mentioned) {
     const FILE: &str = "pelton.yaml";
-    let bytes = match std::fs::read(dir.join(FILE)) {
+    let bytes = match files::read(&dir.join(FILE)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let near = ["pelton.yml", "Pelton.yaml", "pelton.json", "pelton.toml"];
@@ -180,7 +181,7 @@ fn read_pipelines(
             let found = format!("`{name}` is not a pipeline's name");
             note(findings, &label, &found, "name the file with lower-case letters, digits, `-` and `_`, at most 64");
         }
-        let bytes = match std::fs::read(dir.join(&label)) {
+        let bytes = match files::read(&dir.join(&label)) {
             Ok(bytes) => bytes,
             Err(error) => {
                 findings.problems.borrow_mut().push(unreadable(&label, &error));
@@ -221,6 +222,9 @@ fn pipeline_files(dir: &Path, findings: &Findings) -> Vec<(String, String)> {
         match file.strip_suffix(".yaml").or_else(|| file.strip_suffix(".yml")) {
             _ if file.starts_with('.') || file.ends_with('~') || file.ends_with(".md") => {}
             Some(name) if dir.join(&label).is_file() => pipelines.push((name.to_owned(), label)),
+            Some(_) if dir.join(&label).symlink_metadata().is_ok_and(|about| about.is_symlink()) => {
+                note(findings, &label, "this link leads to no file", "correct the link, or remove it");
+            }
             Some(_) => note(findings, &label, "this is no file", "keep pipelines as files directly in pipelines/"),
             None => {
                 note(
@@ -249,12 +253,13 @@ fn note(findings: &Findings, file: &str, found: &str, remedy: &str) {
 
 /// A file that cannot be read.
 pub(super) fn unreadable(file: &str, error: &io::Error) -> Problem {
-    let mut problem = Problem::by_key(
-        None,
-        "",
-        format!("the file cannot be read: {error}"),
-        "make it readable for the user who runs Pelton",
-    );
+    let (found, remedy) = match error.kind() {
+        io::ErrorKind::IsADirectory => ("this is a directory".to_owned(), "put a file in its place"),
+        io::ErrorKind::NotADirectory => ("this is no directory".to_owned(), "put a directory in its place"),
+        io::ErrorKind::InvalidInput => (format!("this is no file: {error}"), "put a file in its place"),
+        _ => (format!("the file cannot be read: {error}"), "make it readable for the user who runs Pelton"),
+    };
+    let mut problem = Problem::by_key(None, "", found, remedy);
     problem.file = file.to_owned();
     problem
 }

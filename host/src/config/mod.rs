@@ -15,6 +15,7 @@ use crate::plugin::Capability;
 
 mod digest;
 mod document;
+mod files;
 mod load;
 mod mask;
 mod outputs;

@@ -243,7 +243,7 @@ pub(super) fn manifest_file(artifact: &Path, plugin_dirs: &[PathBuf]) -> Option<
 /// Reads a manifest; what is wrong in it goes to the findings.
 pub(super) fn read_manifest(file: &Path, dir: &Path, environment: &dyn Environment, findings: &Findings) -> Manifest {
     let label = shown(file, dir);
-    let bytes = match std::fs::read(file) {
+    let bytes = match super::files::read(file) {
         Ok(bytes) => bytes,
         Err(error) => {
             findings.problems.borrow_mut().push(super::load::unreadable(&label, &error));

@@ -29,7 +29,7 @@ impl Environment for ProcessEnvironment {
     }
 
     fn file(&self, path: &Path) -> io::Result<String> {
-        std::fs::read_to_string(path)
+        super::files::read_text(path)
     }
 }
 
@@ -40,7 +40,7 @@ impl Environment for BTreeMap<String, String> {
     }
 
     fn file(&self, path: &Path) -> io::Result<String> {
-        std::fs::read_to_string(path)
+        super::files::read_text(path)
     }
 }
 

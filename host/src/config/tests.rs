@@ -162,6 +162,54 @@ fn a_project_holds_what_its_files_say() {
 }
 
 #[test]
+fn what_is_no_file_is_told_and_never_waited_for() {
+    use std::os::unix::fs::symlink;
+    let (dir, _) = project(&[("pipelines/fine.yaml", "source: { kafka: { topics: [a] } }\n")]);
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("pelton.yaml")).expect("a fresh directory");
+    symlink("nowhere.yaml", path("pipelines/dangling.yaml")).expect("a fresh link");
+    symlink("loop.yaml", path("pipelines/loop.yaml")).expect("a fresh link");
+    symlink("/dev/zero", path("pipelines/device.yaml")).expect("a fresh link");
+    symlink("fine.yaml", path("pipelines/linked.yaml")).expect("a fresh link");
+    let told: Vec<_> = read(dir.path(), &BTreeMap::new())
+        .problems
+        .into_iter()
+        .filter(|problem| problem.key.is_empty())
+        .map(|problem| format!("{}: {}", problem.file, problem.found))
+        .collect();
+    let expected = [
+        "pelton.yaml: this is a directory",
+        "pipelines/dangling.yaml: this link leads to no file",
+        "pipelines/device.yaml: this link leads to no file",
+        "pipelines/loop.yaml: this link leads to no file",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_value_is_filled_in_from_files_alone_and_from_no_more_than_a_value_can_be() {
+    let pipeline = "source: { kafka: { topics: [a] } }\noutputs: { default: { discard: true } }\n";
+    let (dir, _) = project(&[
+        (
+            "pelton.yaml",
+            "kafka: { brokers: \"a:1\" }\nmemory: \"${file:/dev/zero}\"\ndrain: \"${file:.}\"\nsqlite: \"${file:big}\"\n",
+        ),
+        ("pipelines/a.yaml", pipeline),
+        ("big", &"x".repeat(5 << 20)),
+    ]);
+    let problems = read(dir.path(), &BTreeMap::new()).problems;
+    let told: Vec<_> = problems.iter().map(|problem| (problem.line, problem.found.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (2, "the file of `${file:/dev/zero}` cannot be read: it is a device, a pipe or a socket"),
+            (3, "the file of `${file:.}` cannot be read: is a directory"),
+            (4, "the file of `${file:big}` cannot be read: it is larger than 4 MiB"),
+        ]
+    );
+}
+
+#[test]
 fn a_start_is_a_word_or_a_time() {
     for (text, start) in [
         ("latest", Start::Latest),

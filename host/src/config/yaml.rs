@@ -126,13 +126,16 @@ fn blank(lines: &mut [&str], line: usize) -> bool {
 /// Where reading stopped.
 struct Stop {
     flaw: Flaw,
-    /// The line, from 1, that is to blame.
+    /// The line, from 1, that is to blame; 0 where reading cannot go on without it.
     line: usize,
 }
 
 /// Adds a key, unless it stands there already.
 fn add_entry(entries: &mut Vec<Entry>, entry: Entry, path: &str, flaws: &mut Vec<Flaw>) {
-    if let Some(first) = entries.iter().find(|known| known.key == entry.key) {
+    if entry.key.is_empty() {
+        // Already reported.
+        entries.push(entry);
+    } else if let Some(first) = entries.iter().find(|known| known.key == entry.key) {
         flaws.push(Flaw {
             place: entry.place,
             key: join(path, &entry.key),
@@ -146,7 +149,12 @@ fn add_entry(entries: &mut Vec<Entry>, entry: Entry, path: &str, flaws: &mut Vec
 
 /// A key below a path.
 pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    match (path, key) {
+        ("", key) => key.to_owned(),
+        // A key that was already reported has no name.
+        (path, "") => path.to_owned(),
+        (path, key) => format!("{path}.{key}"),
+    }
 }
 
 /// A container whose end has not come yet.
@@ -198,8 +206,15 @@ impl<'l> Loader<'l> {
                 }
             }
             if self.nodes > NODES_MAX || self.stack.len() > DEPTH_MAX {
-                let place = self.stack.last().map_or_else(Place::default, |open| open.place);
-                return Some(self.stop(place, "too many values, or too deeply nested"));
+                let place = self.stack.last().map_or(NOTHING.place, |open| open.place);
+                let mut stop = self.stop(place, "");
+                stop.flaw.found = "too many values, or too deeply nested".to_owned();
+                stop.flaw.remedy = format!(
+                    "write at most {NODES_MAX} values, those of aliases counted where they are used, and {DEPTH_MAX} levels"
+                );
+                // What follows would be read without what stands here.
+                stop.line = 0;
+                return Some(stop);
             }
         }
         None
@@ -291,7 +306,19 @@ impl<'l> Loader<'l> {
     fn scalar(&mut self, place: Place, text: String, plain: bool, anchor: usize) {
         let is_null = plain && matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL");
         if let Some(Open { data: OpenData::Map { key: key @ None, .. }, .. }) = self.stack.last_mut() {
+            let is_merge = plain && text == "<<";
+            let text = if is_merge { String::new() } else { text };
+            let is_empty = text.is_empty();
             *key = Some((text, place));
+            if is_merge {
+                self.flaw(
+                    place,
+                    "merge keys (`<<`) are not read here",
+                    "write the keys out; an alias may stand for a whole value",
+                );
+            } else if is_empty {
+                self.flaw(place, "a key has no name", "write the key's name before the colon");
+            }
             return;
         }
         let data = if is_null { Data::Null } else { Data::Scalar(Scalar { text, plain, shown: None }) };
@@ -371,6 +398,8 @@ fn syntax_remedy(line: &str, info: &str) -> &'static str {
         "put quotes around `${…}` inside of [ ] and { }: [\"${NAME}\"]"
     } else if line.get(..line.len() - content.len()).is_some_and(|indent| indent.contains('\t')) {
         "indent with spaces, not with tabs"
+    } else if info.contains("unprintable") {
+        "remove the control character here"
     } else if info.contains("anchor") {
         "write the value out; text that begins with `*` or `&` needs quotes"
     } else if content.starts_with(['@', '`', '%', '*', '&', '!']) || content.contains(": @") || content.contains(": `")

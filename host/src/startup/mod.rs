@@ -113,12 +113,17 @@ pub fn examine(reading: &Reading, runtime: &Arc<Runtime>) -> Examined {
     let mut transforms = BTreeMap::new();
     for draft in &reading.drafts {
         let loaded = load(&draft.name, &draft.steps, runtime, &reading.mask, &mut problems);
-        problems.extend(fit(draft, &loaded));
+        problems.extend(fit(draft, &loaded).into_iter().map(|problem| masked(problem, &reading.mask)));
         transforms.insert(draft.name.clone(), loaded);
     }
     place(&reading.positions, &mut problems);
     problems.extend(reading.problems.iter().cloned());
     Examined { problems: ConfigErrors::new(problems).0, transforms }
+}
+
+/// Without what came out of substitutions, such as a table's name.
+fn masked(problem: Problem, mask: &Mask) -> Problem {
+    Problem { found: mask.apply(&problem.found), remedy: mask.apply(&problem.remedy), ..problem }
 }
 
 fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Loaded;
 use super::fit::{feeders, fields_set, subscriptions};
 use super::tables::TableFacts;
+use super::{Loaded, masked};
 use crate::cassandra::check::{self as cassandra, TableCheck};
 use crate::config::{Output, Pipeline, Problem, Project, Reading};
 use crate::kafka;
@@ -51,7 +51,8 @@ async fn tables(project: &Project, loaded: &Loaded, partitions: &BTreeMap<String
         }
     }
     for (pipeline, _, table) in &facts {
-        problems.extend(table_problems(pipeline, table, loaded, partitions));
+        let told = table_problems(pipeline, table, loaded, partitions);
+        problems.extend(told.into_iter().map(|problem| masked(problem, &project.mask)));
     }
     problems
 }
