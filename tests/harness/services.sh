@@ -19,6 +19,7 @@
 #   PELTON_CASSANDRA_PORT           9042
 #   PELTON_CASSANDRA_STORAGE_PORT   7000
 #   PELTON_CASSANDRA_HEAP           512m
+#   PELTON_CASSANDRA_AUTHENTICATOR  AllowAllAuthenticator
 #   PELTON_JAVA_HOME                a Java 17, where `java` is another
 set -euo pipefail
 
@@ -218,7 +219,8 @@ start_cassandra() {
     jars cassandra "$cassandra_version"
     mkdir -p "$dir"/{data,commitlog,hints,saved_caches,cdc_raw,tmp}
     fill "$here/cassandra/cassandra.yaml" "HOST=$cassandra_host" "PORT=$cassandra_port" "DIR=$dir" \
-        "STORAGE_PORT=$cassandra_storage_port" "TLS_STORAGE_PORT=$((cassandra_storage_port + 1))" >"$dir/cassandra.yaml"
+        "STORAGE_PORT=$cassandra_storage_port" "TLS_STORAGE_PORT=$((cassandra_storage_port + 1))" \
+        "AUTHENTICATOR=${PELTON_CASSANDRA_AUTHENTICATOR:-AllowAllAuthenticator}" >"$dir/cassandra.yaml"
     local flag
     while read -r flag; do
         case $flag in --*) flags+=("${flag/ /=}") ;; -*) flags+=("$flag") ;; esac

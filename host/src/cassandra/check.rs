@@ -61,12 +61,8 @@ pub async fn check(connection: &CassandraConnection, tables: &[TableCheck<'_>]) 
 }
 
 fn connection_problem(error: &CassandraError) -> Problem {
-    let (key, remedy) = match error {
-        CassandraError::Setting { key, .. } => (format!("cassandra.{key}"), ""),
-        CassandraError::Tls { key, .. } => (format!("cassandra.tls.{key}"), ""),
-        CassandraError::Login { .. } => ("cassandra.username".to_owned(), ""),
-        _ => ("cassandra.contact_points".to_owned(), "is it running, and reachable from here?"),
-    };
+    let key = error.key().unwrap_or_else(|| "cassandra.contact_points".to_owned());
+    let remedy = if error.is_transient() { "is it running, and reachable from here?" } else { "" };
     Problem::by_key(None, key, error.to_string(), remedy)
 }
 

@@ -78,6 +78,18 @@ impl CassandraError {
         matches!(self, Self::Unreachable { .. } | Self::Request { transient: true, .. })
     }
 
+    /// The key of `pelton.yaml` that is to blame, where it is the connection.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::Setting { key, .. } => Some(format!("cassandra.{key}")),
+            Self::Tls { key, .. } => Some(format!("cassandra.tls.{key}")),
+            Self::Login { .. } => Some("cassandra.username".to_owned()),
+            Self::Unreachable { .. } => Some("cassandra.contact_points".to_owned()),
+            Self::Table { .. } | Self::Request { .. } => None,
+        }
+    }
+
     pub(crate) fn new_session(contact_points: &str, error: &NewSessionError) -> Self {
         let contact_points = contact_points.to_owned();
         if let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {

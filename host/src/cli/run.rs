@@ -23,8 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let ready = Ready::read(&args.dir, &ProcessEnvironment).map_err(failure)?;
-    telemetry::init_logging(&ready.project.settings.log).map_err(Failure::new)?;
+    let ready = Ready::read(&args.dir, &ProcessEnvironment, telemetry::init_logging).map_err(failure)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     let outcome = runtime.block_on(serve(ready));
     // What has not ended within its time (a client that waits for a broker) is not waited for.

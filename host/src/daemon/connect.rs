@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Sampler, StartError};
 use crate::cassandra::{self, Cassandra, CassandraError, CassandraSink};
 use crate::clock::Clock;
-use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Settings, TableOutput, Tombstones};
+use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project, TableOutput, Tombstones};
 use crate::kafka::{KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::chain::Chain;
@@ -35,12 +35,14 @@ use crate::telemetry::{Metric, Telemetry};
 /// Of the memory budget, the share of what sources hold that tasks have not yet taken; the rest is for batches under
 /// way, plugins and connections.
 const SOURCES_SHARE: f64 = 0.5;
+/// What to do where nobody answers.
+const REMEDY: &str = "is it running, and reachable from here? `startup_wait` says how long a start waits";
 /// Between two tries to reach a service.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Opens pipelines.
 pub(super) struct Connector<'p> {
-    pub(super) settings: &'p Settings,
+    pub(super) project: &'p Project,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) telemetry: Telemetry,
     pub(super) compute: Compute,
@@ -54,6 +56,8 @@ pub(super) struct Connected {
 
 /// What went wrong at one end, and whether waiting may help.
 struct Fault {
+    /// The key of `pelton.yaml` that is to blame; else it is the pipeline's own.
+    shared_key: Option<String>,
     message: String,
     is_transient: bool,
 }
@@ -63,7 +67,8 @@ impl Connector<'_> {
     pub(super) async fn all(&self, pipelines: &[PreparedPipeline]) -> Result<Connected, StartError> {
         let session = OnceCell::new();
         let mut connected = Connected { pipelines: Vec::new(), samplers: Vec::new() };
-        let memory_bytes = (self.settings.memory_bytes as f64 * SOURCES_SHARE) as usize / pipelines.len().max(1);
+        let memory_bytes =
+            (self.project.settings.memory_bytes as f64 * SOURCES_SHARE) as usize / pipelines.len().max(1);
         for prepared in pipelines {
             let supervised = self.pipeline(prepared, memory_bytes, &session, &mut connected.samplers).await?;
             connected.pipelines.push(supervised);
@@ -79,23 +84,26 @@ impl Connector<'_> {
         samplers: &mut Vec<Sampler>,
     ) -> Result<Supervised, StartError> {
         let pipeline = &prepared.pipeline;
+        let options = SourceOptions { memory_bytes, drain: self.project.settings.drain, ..SourceOptions::default() };
+        let source = KafkaSource::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source, options);
+        self.reach(pipeline, "source.kafka.topics", || async { Ok(source.look().await?) }).await?;
         let transforms: Vec<Arc<dyn Transform>> =
             prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
         let set_fields: Vec<Vec<OutputField>> =
             transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
         let mut outputs = Vec::new();
         for (name, output) in &pipeline.outputs {
-            let place = format!("outputs.{name}");
+            let place = place(name, output);
             let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output, session)).await?;
             if let Wants::Cells(columns) = sink.sink.wants() {
                 refuse_columns_that_miss_what_is_set(prepared, (name, output), columns)
-                    .map_err(|problem| Fault::refused(problem.to_string()).told(pipeline, &place))?;
+                    .map_err(|problem| StartError::Refused(self.project.place(problem)))?;
             }
             samplers.extend(sink.sampler);
             let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
             outputs.push(LineOutput { encoder, sink: sink.sink });
         }
-        let dead_letters = self.reach(pipeline, "dead_letters", || self.dead_letters(pipeline)).await?;
+        let dead_letters = self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline)).await?;
         let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
         let line = Line {
             name: pipeline.name.clone(),
@@ -114,8 +122,6 @@ impl Connector<'_> {
             configuration: pipeline.digest.short(),
             timestamp_floor: timestamp_floor(&pipeline.outputs),
         };
-        let options = SourceOptions { memory_bytes, drain: self.settings.drain, ..SourceOptions::default() };
-        let source = KafkaSource::new(self.kafka(pipeline, "source")?, &pipeline.source, options);
         samplers.push(source_sampler(&pipeline.name, &source));
         Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
     }
@@ -128,18 +134,19 @@ impl Connector<'_> {
         session: &OnceCell<Arc<Cassandra>>,
     ) -> Result<OpenSink, Fault> {
         let labels = (pipeline.name.clone(), name.to_owned());
+        let settings = &self.project.settings;
         match output {
             Output::Discard => Ok(OpenSink::plain(DiscardSink::default())),
             Output::Kafka(output) => {
-                let connection = self.settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
+                let connection = settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
                 Ok(OpenSink::plain(KafkaSink::open(connection, output).await?))
             }
             Output::Sqlite(output) => {
-                let path = self.settings.sqlite.as_ref().ok_or_else(|| Fault::missing("sqlite"))?;
+                let path = settings.sqlite.as_ref().ok_or_else(|| Fault::missing("sqlite"))?;
                 Ok(OpenSink::plain(SqliteSink::open(path, output, Arc::clone(&self.clock))?))
             }
             Output::Cassandra(output) => {
-                let connection = self.settings.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
+                let connection = settings.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
                 let session = session.get_or_try_init(|| cassandra::connect(connection)).await?;
                 let sink = CassandraSink::open(Arc::clone(session), output, Arc::clone(&self.clock)).await?;
                 Ok(OpenSink::cassandra(Arc::new(sink), labels))
@@ -151,16 +158,17 @@ impl Connector<'_> {
         match &pipeline.dead_letters {
             DeadLetterSettings::File { path } => Ok(Arc::new(open_file(path)?)),
             DeadLetterSettings::Kafka { topic } => {
-                let connection = self.settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
-                let spill_dir = &self.settings.spill_dir;
+                let settings = &self.project.settings;
+                let connection = settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
+                let spill_dir = &settings.spill_dir;
                 Ok(Arc::new(KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?))
             }
         }
     }
 
     fn kafka(&self, pipeline: &Pipeline, place: &str) -> Result<&KafkaConnection, StartError> {
-        let refused = || Fault::missing("kafka").told(pipeline, place);
-        self.settings.kafka.as_ref().ok_or_else(refused)
+        let refused = || Fault::missing("kafka").told(self.project, pipeline, place);
+        self.project.settings.kafka.as_ref().ok_or_else(refused)
     }
 
     /// Tries until it works, waiting no longer than the project allows.
@@ -170,7 +178,7 @@ impl Connector<'_> {
         place: &str,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, StartError> {
-        let deadline = Instant::now() + self.settings.startup_wait;
+        let deadline = Instant::now() + self.project.settings.startup_wait;
         loop {
             match attempt().await {
                 Ok(open) => return Ok(open),
@@ -178,9 +186,26 @@ impl Connector<'_> {
                     tracing::warn!(pipeline = %pipeline.name, place, "waiting: {}", fault.message);
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
-                Err(fault) => return Err(fault.told(pipeline, place)),
+                Err(fault) => return Err(fault.told(self.project, pipeline, place)),
             }
         }
+    }
+}
+
+/// The key that names where an output leads.
+fn place(name: &str, output: &Output) -> String {
+    match output {
+        Output::Kafka(_) => format!("outputs.{name}.kafka.topic"),
+        Output::Sqlite(_) => format!("outputs.{name}.sqlite.table"),
+        Output::Cassandra(_) => format!("outputs.{name}.cassandra.table"),
+        Output::Discard => format!("outputs.{name}"),
+    }
+}
+
+fn dead_letters_place(pipeline: &Pipeline) -> &'static str {
+    match pipeline.dead_letters {
+        DeadLetterSettings::File { .. } => "dead_letters.file",
+        DeadLetterSettings::Kafka { .. } => "dead_letters.kafka.topic",
     }
 }
 
@@ -246,32 +271,36 @@ fn timestamp_floor(outputs: &BTreeMap<String, Output>) -> i64 {
 
 impl Fault {
     fn refused(message: String) -> Self {
-        Self { message, is_transient: false }
+        Self { shared_key: None, message, is_transient: false }
     }
 
     fn missing(connection: &str) -> Self {
         Self::refused(format!("`pelton.yaml` has no `{connection}:`"))
     }
 
-    fn told(self, pipeline: &Pipeline, place: &str) -> StartError {
-        let (pipeline, place, message) = (pipeline.name.clone(), place.to_owned(), self.message);
-        if self.is_transient {
-            StartError::Unreachable { pipeline, place, message }
-        } else {
-            StartError::Refused { pipeline, place, message }
-        }
+    /// As people are told: with the file, the line and the key that are to blame.
+    fn told(self, project: &Project, pipeline: &Pipeline, place: &str) -> StartError {
+        let (owner, key) = match self.shared_key {
+            Some(key) => (None, key),
+            None => (Some(pipeline.name.as_str()), place.to_owned()),
+        };
+        let remedy = if self.is_transient { REMEDY } else { "" };
+        let problem = project.place(Problem::by_key(owner, key, self.message, remedy));
+        if self.is_transient { StartError::Unreachable(problem) } else { StartError::Refused(problem) }
     }
 }
 
 impl From<SourceError> for Fault {
     fn from(error: SourceError) -> Self {
-        Self { is_transient: matches!(error, SourceError::Unreachable { .. }), message: error.to_string() }
+        let is_transient = matches!(error, SourceError::Unreachable { .. });
+        let shared_key = is_transient.then(|| "kafka.brokers".to_owned());
+        Self { shared_key, is_transient, message: error.to_string() }
     }
 }
 
 impl From<CassandraError> for Fault {
     fn from(error: CassandraError) -> Self {
-        Self { is_transient: error.is_transient(), message: error.to_string() }
+        Self { shared_key: error.key(), is_transient: error.is_transient(), message: error.to_string() }
     }
 }
 

@@ -16,13 +16,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, Environment, Project};
+use crate::config::{ConfigErrors, Environment, LogSettings, Problem, Project};
 use crate::pipeline::compute::Compute;
 use crate::plugin::RuntimeError;
 use crate::startup::{self, PreparedPipeline};
 use crate::status::{Commands, StatusBoard};
 use crate::supervisor::Supervisor;
-use crate::telemetry::{Metric, Telemetry};
+use crate::telemetry::{LoggingError, Metric, Telemetry};
 use crate::{admin, plugin};
 
 /// How often what the vendors' ends count is put into metrics.
@@ -68,41 +68,37 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
-    /// A service does not answer.
-    #[error("pipeline {pipeline}, {place}: {message}")]
-    Unreachable {
-        /// The pipeline.
-        pipeline: String,
-        /// The key in its file.
-        place: String,
-        /// Who, and what was said.
-        message: String,
-    },
-    /// A service refuses, or a table does not fit.
-    #[error("pipeline {pipeline}, {place}: {message}")]
-    Refused {
-        /// The pipeline.
-        pipeline: String,
-        /// The key in its file.
-        place: String,
-        /// What is wrong, and what to do.
-        message: String,
-    },
+    /// Logging cannot be started.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
+    /// A service does not answer: which, and the key of its address.
+    #[error("{0}")]
+    Unreachable(Problem),
+    /// A service refuses, or a topic or table is not there or does not fit: the key, what is wrong, and what to do.
+    #[error("{0}")]
+    Refused(Problem),
 }
 
 impl Ready {
     /// Reads a project, checks it whole, and loads its plugins: exactly what `pelton check` does.
     ///
+    /// `log` starts the process's log as soon as its settings are known: what the cache of plugins has to say is not lost.
+    ///
     /// # Errors
     /// Every mistake at once.
-    pub fn read(dir: &Path, environment: &dyn Environment) -> Result<Self, StartError> {
+    pub fn read(
+        dir: &Path,
+        environment: &dyn Environment,
+        log: impl FnOnce(&LogSettings) -> Result<(), LoggingError>,
+    ) -> Result<Self, StartError> {
         let start = startup::start(dir, environment, |settings| {
-            plugin::Runtime::new(Some(&settings.cache_dir), compute_threads())
+            log(&settings.log)?;
+            Ok(plugin::Runtime::new(Some(&settings.cache_dir), compute_threads())?)
         });
         match start {
             Ok((project, pipelines)) => Ok(Self { project, pipelines }),
             Err(startup::StartError::Config(errors)) => Err(StartError::Config(errors)),
-            Err(startup::StartError::Runtime(error)) => Err(StartError::Runtime(error)),
+            Err(startup::StartError::Runtime(error)) => Err(error),
         }
     }
 }
@@ -135,7 +131,7 @@ impl Daemon {
         let server = tokio::spawn(admin::serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
 
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        let connector = connect::Connector { settings, clock, telemetry: telemetry.clone(), compute };
+        let connector = connect::Connector { project: &project, clock, telemetry: telemetry.clone(), compute };
         let connected = match connector.all(&pipelines).await {
             Ok(connected) => connected,
             Err(error) => {

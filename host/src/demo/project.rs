@@ -74,7 +74,7 @@ pub(super) fn write(dir: &Path) -> Result<(), DemoError> {
 /// Every mistake in it; or that the demo has nothing for it, where it does not use Kafka.
 pub(super) async fn read(dir: &Path) -> Result<Ready, DemoError> {
     let of = dir.to_owned();
-    let ready = tokio::task::spawn_blocking(move || Ready::read(&of, &ProcessEnvironment));
+    let ready = tokio::task::spawn_blocking(move || Ready::read(&of, &ProcessEnvironment, |_| Ok(())));
     let ready = ready.await.map_err(|error| unusable(dir, error))??;
     if ready.project.settings.kafka.is_none() {
         let reason = "pelton.yaml has no `kafka:`, and the demo has only a Kafka broker to offer";

@@ -97,6 +97,16 @@ impl KafkaSource {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Looks whether the topics are there, without joining the group.
+    ///
+    /// # Errors
+    /// Where the brokers cannot be reached or refuse, or a topic does not exist.
+    pub async fn look(&self) -> Result<(), SourceError> {
+        let inner = Arc::clone(&self.inner);
+        let looked = tokio::task::spawn_blocking(move || inner.look_up_topics()).await;
+        looked.map_err(|error| SourceError::Broken(error.to_string()))?.map(|_| ())
+    }
+
     /// What this source counts.
     #[must_use]
     pub fn stats(&self) -> Arc<SourceStats> {

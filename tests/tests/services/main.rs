@@ -1,11 +1,14 @@
 //! Tests against real services. Absent services fail the run: `make services` starts them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking what it expected")]
 
+mod absent;
+mod bad_input;
 mod cassandra_login;
 mod cassandra_sink;
 mod cassandra_suite;
 mod cassandra_support;
 mod check_online;
+mod full_disk;
 mod kafka_dead_letters;
 mod kafka_memory;
 mod kafka_sink;
@@ -15,3 +18,4 @@ mod kafka_support;
 mod line;
 mod line_support;
 mod present;
+mod restarted;
