@@ -5,5 +5,6 @@
 
 pub mod conformance;
 pub mod guests;
+pub mod papers;
 pub mod process;
 pub mod services;

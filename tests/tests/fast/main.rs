@@ -3,3 +3,4 @@
 #![allow(clippy::panic, reason = "a test says by panicking what it expected")]
 
 mod conformance;
+mod readme;

@@ -8,6 +8,7 @@ mod cassandra_sink;
 mod cassandra_suite;
 mod cassandra_support;
 mod check_online;
+mod examples;
 mod full_disk;
 mod kafka_dead_letters;
 mod kafka_memory;
