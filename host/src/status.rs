@@ -155,6 +155,20 @@ pub struct PartitionStatus {
     pub lag: Option<u64>,
     /// Records read but not yet durable or decided.
     pub in_flight: u64,
+    /// The record that is tried again, and holds the partition until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldRecord>,
+}
+
+/// A record that holds its partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRecord {
+    /// Where it stands.
+    pub offset: i64,
+    /// How long until it is tried again, milliseconds.
+    pub again_in_ms: u64,
+    /// Why: the plugin, and what it said.
+    pub cause: String,
 }
 
 /// An output to which nothing gets through.
@@ -424,6 +438,7 @@ mod tests {
                 end: None,
                 lag,
                 in_flight: 0,
+                held: None,
             });
         }
         assert_eq!(status.lag(), Some(7));

@@ -280,7 +280,7 @@ guests! {
 
     procrastinates => {
         let answer = apply(&load("procrastinates"), &batch(&["a"]));
-        assert!(matches!(&answer, Err(TransformError::Retry(message)) if message == "not now"), "{answer:?}");
+        assert!(matches!(&answer, Err(TransformError::Retry { message, .. }) if message == "not now"), "{answer:?}");
     }
 
     asks_too_much => {
@@ -397,12 +397,23 @@ fn a_good_guest_is_not_failed_by_a_machine_loaded_four_times_over() {
 }
 
 #[test]
+fn a_guest_may_be_asked_for_on_an_instance_that_has_seen_nothing() {
+    let guest = load("hides_state");
+    let records = batch(&["a"]);
+    let first = apply(&guest, &records).unwrap();
+    let input = TransformInput { batch: &records, value_fields: &[] };
+    for _ in 0..3 {
+        assert_eq!(guest.apply_fresh(&input).unwrap().rows, first.rows);
+    }
+}
+
+#[test]
 fn a_machine_that_is_too_busy_is_not_the_records_fault() {
-    let limits =
-        Limits { wall_per_batch: Duration::ZERO, cpu_per_batch: Duration::from_secs(3600), ..Limits::default() };
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { wall_per_batch: Duration::ZERO, cpu_per_batch: hour, ..Limits::default() };
     let guest = load_with("spins", &[], limits).unwrap();
     let answer = apply(&guest, &batch(&["a"]));
-    assert!(matches!(answer, Err(TransformError::Busy(_))), "{answer:?}");
+    assert!(matches!(answer, Err(TransformError::Busy { .. })), "{answer:?}");
 }
 
 #[test]

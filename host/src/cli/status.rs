@@ -107,6 +107,20 @@ fn details(pipeline: &PipelineStatus) -> String {
     for blocked in &pipeline.blocked {
         line(&mut page, format_args!("  {} is blocked: {}", plain(&blocked.output), plain(&blocked.cause)));
     }
+    for partition in &pipeline.partitions {
+        if let Some(held) = &partition.held {
+            let (topic, number) = (plain(&partition.topic), partition.partition);
+            let seconds = held.again_in_ms.div_ceil(1000);
+            line(
+                &mut page,
+                format_args!(
+                    "  {topic}/{number} is held at offset {}, tried again in {seconds} s: {}",
+                    held.offset,
+                    plain(&held.cause)
+                ),
+            );
+        }
+    }
     if pipeline.partitions.is_empty() {
         line(&mut page, format_args!("  no partitions are assigned to this process"));
     } else {
@@ -244,7 +258,7 @@ fn human_age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{BlockedOutput, PartitionStatus};
+    use crate::status::{BlockedOutput, HeldRecord, PartitionStatus};
 
     fn partition(number: i32, committed: Option<i64>, end: i64) -> PartitionStatus {
         PartitionStatus {
@@ -254,6 +268,7 @@ mod tests {
             end: Some(end),
             lag: committed.map(|committed| (end - committed).cast_unsigned()),
             in_flight: 128,
+            held: None,
         }
     }
 
@@ -271,6 +286,7 @@ clicks
 
 orders
   alerts is blocked: not authorised\u{fffd}[31m
+  shop.orders/1 is held at offset 17, tried again in 2 s: geo: no model loaded
   TOPIC        PARTITION  COMMITTED        END  LAG  IN FLIGHT
   shop.orders          0  1,203,400  1,204,000  600        128
   shop.orders          1          ?         17    ?        128
@@ -287,6 +303,8 @@ orders
         let mut orders = PipelineStatus::starting("orders");
         orders.state = PipelineState::Running;
         orders.partitions = vec![partition(0, Some(1_203_400), 1_204_000), partition(1, None, 17)];
+        orders.partitions[1].held =
+            Some(HeldRecord { offset: 17, again_in_ms: 1_200, cause: "geo: no model loaded".into() });
         orders.records_total = 1_203_528;
         orders.records_per_second = 31_250.4;
         orders.rows_total = [("alerts".to_owned(), 12), ("default".to_owned(), 1_203_000)].into();

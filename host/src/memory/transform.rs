@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{OwnedCell, OwnedValue, lock};
 use crate::pipeline::{
-    Failure, FailureKind, OutOp, OutRow, Span, Subscription, Transform, TransformError, TransformInput,
-    TransformOutput, TrapKind, Usage,
+    Failure, FailureKind, LogLevel, LogLine, OutOp, OutRow, Span, Subscription, Transform, TransformError,
+    TransformInput, TransformOutput, TrapKind, Usage,
 };
 use crate::record::{
     Batch, Digest, FIELD_STATE_LEAVE, FIELD_STATE_NULL, FIELD_STATE_SET, FieldColumn, FieldType, SetColumn,
@@ -81,6 +81,7 @@ pub struct MemoryTransform {
     subscription: Subscription,
     apply: Apply,
     faults: Mutex<Vec<Fault>>,
+    is_talkative: bool,
     calls: AtomicU64,
 }
 
@@ -113,6 +114,7 @@ impl MemoryTransform {
             subscription,
             apply: Box::new(apply),
             faults: Mutex::default(),
+            is_talkative: false,
             calls: AtomicU64::new(0),
         }
     }
@@ -160,6 +162,18 @@ impl MemoryTransform {
         self.fault(marker, times, FaultKind::Busy)
     }
 
+    /// Logs a line for each record, also for the one where a fault strikes.
+    #[must_use]
+    pub fn talkative(mut self) -> Self {
+        self.is_talkative = true;
+        self
+    }
+
+    fn line(&self, record: RecordView<'_>) -> LogLine {
+        let offset = record.batch.offsets[record.row];
+        LogLine { level: LogLevel::Info, message: format!("{} saw offset {offset}", self.name) }
+    }
+
     /// Calls so far.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -180,15 +194,17 @@ impl MemoryTransform {
         };
         fault.times -= 1;
         let offset = record.batch.offsets[record.row];
+        let asked = || format!("asked to at offset {offset}");
+        let logs = || vec![self.line(record)];
         match fault.kind {
             FaultKind::Trap(kind) => Err(TransformError::Trap {
                 kind,
-                message: format!("asked to at offset {offset}"),
+                message: asked(),
                 backtrace: "memory::transform".into(),
-                logs: Vec::new(),
+                logs: logs(),
             }),
-            FaultKind::RetryBatch => Err(TransformError::Retry(format!("asked to at offset {offset}"))),
-            FaultKind::Busy => Err(TransformError::Busy(format!("asked to at offset {offset}"))),
+            FaultKind::RetryBatch => Err(TransformError::Retry { message: asked(), logs: logs() }),
+            FaultKind::Busy => Err(TransformError::Busy { message: asked(), logs: logs() }),
             FaultKind::RetryRecord(delay) => {
                 Ok(Some(Step::Fail(FailureKind::Retry(delay), "asked_to_retry".into(), "asked to".into())))
             }
@@ -223,9 +239,16 @@ impl Transform for MemoryTransform {
                 Some(step) => step,
                 None => (self.apply)(record),
             };
+            if self.is_talkative {
+                output.output.effects.logs.push(self.line(record));
+            }
             output.take(row as u32, 0, step);
         }
         Ok(output.finish())
+    }
+
+    fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        self.apply(input)
     }
 }
 
@@ -390,7 +413,7 @@ mod tests {
         let batch = batch(&["good", "bad", "slow"]);
         let input = TransformInput { batch: &batch, value_fields: &[] };
         assert!(matches!(plugin.apply(&input), Err(TransformError::Trap { kind: TrapKind::CpuLimit, .. })));
-        assert!(matches!(plugin.apply(&input), Err(TransformError::Busy(_))));
+        assert!(matches!(plugin.apply(&input), Err(TransformError::Busy { .. })));
         assert_eq!(plugin.apply(&input).expect("no fault is left").rows.len(), 3);
     }
 

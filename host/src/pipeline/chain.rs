@@ -1,8 +1,12 @@
 //! The steps of a pipeline, over one batch.
 //!
-//! In: a batch. Out: what every step said about it, and what failed, each record once. Runs on a compute thread and
-//! never waits. A batch that traps is tried once more on a fresh instance, and then halved until the guilty record
-//! stands alone. All or nothing: a [`Halt`] means that nothing of this run counts.
+//! In: a batch. Out: what every step said about it, and what failed, each record once. Runs on a compute thread, calls
+//! each plugin twice at most, and never waits. All or nothing: a [`Halt`] means that nothing of this run counts.
+//!
+//! A plugin that traps is tried once more on a fresh instance: what the old one had gathered may have been the cause.
+//! Where it traps again over records of several origins, the run halts, and whoever called cuts the batch in two. The
+//! parts need no second try of their own: a trap that does not come again costs a further cut, never a record. The
+//! verdict on a record falls where it stands alone, on a fresh instance.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +14,9 @@ use std::time::Duration;
 
 use super::decode::Extractor;
 use super::encode::{Encoder, Stage};
-use super::{Effects, FailureKind, LogLine, OutOp, Transform, TransformError, TransformInput, Usage};
+use super::{
+    Effects, FailureKind, LogLine, OutOp, Transform, TransformError, TransformInput, TransformOutput, TrapKind, Usage,
+};
 use crate::record::Batch;
 
 /// The steps, ready to run.
@@ -24,21 +30,52 @@ struct ChainStep {
     extractor: Extractor,
 }
 
+/// How a batch is run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Attempts at its records that have failed before.
+    pub failed_attempts: u32,
+    /// It was cut out of a batch that trapped twice.
+    pub is_cut: bool,
+}
+
 /// What a run of the chain gave.
 #[derive(Default)]
 pub struct ChainOutput {
-    /// What each step said, in the order of steps; a batch that was halved appears in pieces.
+    /// What each step said, in the order of steps.
     pub stages: Vec<Stage>,
     /// Records that failed for good, by origin.
     pub failures: BTreeMap<u32, RecordFailure>,
-    /// Records passed over, by code.
-    pub skipped: BTreeMap<String, u64>,
+    /// Records passed over, by step and code.
+    pub skipped: BTreeMap<(usize, String), u64>,
     /// What the plugins said, by step.
     pub effects: Vec<(usize, Effects)>,
     /// What they cost, by step.
     pub usage: Vec<(usize, Usage)>,
-    /// Traps, by step and kind: counted even where the second try went well.
-    pub traps: Vec<(usize, String)>,
+    /// What was lost on the way, where a second try went well.
+    pub lost: Lost,
+}
+
+/// What attempts that failed leave behind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lost {
+    /// How many attempts have failed, those before this run among them.
+    pub attempts: u32,
+    /// Traps of this run, by step and kind: counted whatever becomes of it.
+    pub traps: Vec<(usize, TrapKind)>,
+    /// What the plugins had logged in attempts of this run.
+    pub lines: Vec<LostLine>,
+}
+
+/// A line of an attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostLine {
+    /// Whose.
+    pub step: usize,
+    /// In which attempt, from 1.
+    pub attempt: u32,
+    /// What.
+    pub line: LogLine,
 }
 
 /// A record that failed for good.
@@ -52,27 +89,47 @@ pub struct RecordFailure {
     pub message: String,
     /// The guest's backtrace.
     pub backtrace: Option<String>,
-    /// The guest's last log lines.
-    pub logs: Vec<LogLine>,
+    /// What was logged in the attempts at it.
+    pub lines: Vec<LostLine>,
     /// How often it was tried.
     pub attempts: u32,
 }
 
-/// A record wants to be tried again: nothing of this run counts.
+/// A run came to nothing, but for what was lost in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Halt {
-    /// The first record that does.
-    pub origin: u32,
-    /// When.
-    pub delay: Duration,
-    /// What it becomes once its attempts are used up; none where it is never its own fault.
-    pub failure: Option<RecordFailure>,
+    /// What is to be done.
+    pub reason: HaltReason,
     /// Why, for people.
     pub cause: String,
+    /// What the failed attempts leave behind.
+    pub lost: Lost,
+}
+
+/// What is to be done about a run that came to nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HaltReason {
+    /// A plugin trapped over records of several origins: those below `at`, and those from it on, are to be run apart.
+    Split {
+        /// Above the first origin, and not above the last.
+        at: u32,
+    },
+    /// A record wants to be tried again.
+    Again {
+        /// The first that does.
+        origin: u32,
+        /// When.
+        delay: Duration,
+        /// What it becomes once its attempts are used up; none where it is never its own fault.
+        failure: Option<RecordFailure>,
+    },
 }
 
 /// How long a batch waits that a plugin, or a busy machine, gave back.
 const BATCH_RETRY: Duration = Duration::from_secs(1);
+
+/// Why a run ends before its end.
+type Stop = (HaltReason, String);
 
 impl Chain {
     /// A chain of these steps.
@@ -106,22 +163,44 @@ impl Chain {
     /// Runs a batch through all steps.
     ///
     /// # Errors
-    /// Where a record wants to be tried again.
-    pub fn run(&self, batch: Batch) -> Result<ChainOutput, Halt> {
+    /// Where it has to be run again, whole or in parts.
+    pub fn run(&self, batch: Arc<Batch>, run: Run) -> Result<ChainOutput, Halt> {
         let mut output = ChainOutput::default();
-        self.run_from(0, batch, &mut output)?;
-        Ok(output)
+        output.lost.attempts = run.failed_attempts;
+        match self.all_steps(batch, run, &mut output) {
+            Ok(()) => {
+                let attempts = output.lost.attempts + 1;
+                output.failures.values_mut().for_each(|failure| failure.attempts = failure.attempts.max(attempts));
+                Ok(output)
+            }
+            Err((reason, cause)) => {
+                let ChainOutput { effects, mut lost, .. } = output;
+                lost.attempts += 1;
+                for (step, effects) in effects {
+                    lost.note(step, lost.attempts, effects.logs);
+                }
+                Err(Halt { reason, cause, lost })
+            }
+        }
     }
 
-    fn run_from(&self, at: usize, batch: Batch, output: &mut ChainOutput) -> Result<(), Halt> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let Some(step) = self.steps.get(at) else {
+    fn all_steps(&self, mut batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
+        if self.steps.is_empty() && !batch.is_empty() {
             output.stages.push(Stage::pass(batch));
             return Ok(());
-        };
-        let mut extracted = step.extractor.extract(&batch);
+        }
+        for at in 0..self.steps.len() {
+            if batch.is_empty() {
+                break;
+            }
+            batch = self.step(at, batch, run, output)?;
+        }
+        Ok(())
+    }
+
+    /// One step: decode, apply, and the batch for the next step.
+    fn step(&self, at: usize, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
+        let mut extracted = self.steps[at].extractor.extract(&batch);
         for reject in &extracted.rejects {
             let failure = RecordFailure::new("decode", reject.code, &reject.message);
             output.failures.entry(batch.origins[reject.row]).or_insert(failure);
@@ -131,86 +210,147 @@ impl Chain {
             output.stages.push(Stage::pass(batch.select(extracted.tombstones.iter().copied())));
         }
         let batch = match extracted.rows.take() {
-            Some(rows) => batch.select(rows),
+            Some(rows) => Arc::new(batch.select(rows)),
             None => batch,
         };
         if batch.is_empty() {
-            return Ok(());
+            return Ok(batch);
         }
         let input = TransformInput { batch: &batch, value_fields: &extracted.columns };
-        let said = match step.transform.apply(&input) {
-            Err(TransformError::Trap { kind, .. }) => {
-                output.traps.push((at, kind.to_string()));
-                step.transform.apply(&input)
-            }
-            said => said,
+        match self.apply(at, &input, run, output)? {
+            Some(said) => self.go_on(at, Stage { step: Some(at), batch, output: said }, output),
+            None => Ok(Arc::new(Batch::new(batch.source.clone()))),
+        }
+    }
+
+    /// Calls a plugin; none where the only record of the batch is guilty.
+    fn apply(
+        &self,
+        at: usize,
+        input: &TransformInput<'_>,
+        run: Run,
+        output: &mut ChainOutput,
+    ) -> Result<Option<TransformOutput>, Stop> {
+        let transform = &self.steps[at].transform;
+        let origins = &input.batch.origins;
+        let cut = cut(origins);
+        let mut said = match cut {
+            None if run.is_cut => transform.apply_fresh(input),
+            _ => transform.apply(input),
         };
-        match said {
-            Ok(said) => self.go_on(at, Stage { step: Some(at), batch, output: said }, output),
-            Err(TransformError::Trap { kind, message, backtrace, logs }) => {
-                output.traps.push((at, kind.to_string()));
-                if batch.len() > 1 {
-                    let half = batch.len() / 2;
-                    self.run_from(at, batch.select(0..half), output)?;
-                    return self.run_from(at, batch.select(half..batch.len()), output);
-                }
+        if !run.is_cut
+            && let Err(TransformError::Trap { kind, logs, .. }) = &mut said
+        {
+            output.lost.attempts += 1;
+            output.lost.trap(at, *kind, std::mem::take(logs));
+            said = transform.apply_fresh(input);
+        }
+        let attempt = output.lost.attempts + 1;
+        match (said, cut) {
+            (Ok(said), _) => Ok(Some(said)),
+            (Err(TransformError::Trap { kind, message, logs, .. }), Some(split_at)) => {
+                output.lost.traps.push((at, kind));
+                output.lost.note(at, attempt, logs);
+                Err((HaltReason::Split { at: split_at }, format!("{}: {kind}: {message}", self.step_name(at))))
+            }
+            (Err(TransformError::Trap { kind, message, backtrace, logs }), None) => {
+                output.lost.traps.push((at, kind));
+                output.lost.note(at, attempt, logs);
                 let mut failure = RecordFailure::new(&self.stage_name(at), &kind.to_string(), &message);
                 failure.backtrace = Some(backtrace).filter(|text| !text.is_empty());
-                failure.logs = logs;
-                failure.attempts = 2;
-                output.failures.entry(batch.origins[0]).or_insert(failure);
-                Ok(())
+                failure.lines = output.lost.take_lines_of(at);
+                failure.attempts = attempt;
+                output.failures.entry(origins[0]).or_insert(failure);
+                Ok(None)
             }
-            Err(TransformError::Retry(message)) => Err(Halt {
-                origin: batch.origins[0],
-                delay: BATCH_RETRY,
-                failure: Some(RecordFailure::new(&self.stage_name(at), "plugin.retry", &message)),
-                cause: message,
-            }),
-            Err(TransformError::Busy(cause)) => {
-                Err(Halt { origin: batch.origins[0], delay: BATCH_RETRY, failure: None, cause })
+            (Err(TransformError::Retry { message, logs }), _) => {
+                output.lost.note(at, attempt, logs);
+                let failure = RecordFailure::new(&self.stage_name(at), "plugin.retry", &message);
+                Err(self.again(at, origins[0], BATCH_RETRY, Some(failure), &message))
+            }
+            (Err(TransformError::Busy { message, logs }), _) => {
+                output.lost.note(at, attempt, logs);
+                Err(self.again(at, origins[0], BATCH_RETRY, None, &message))
             }
         }
     }
 
-    /// A step has spoken: its failures are noted, and its rows go to the next step.
-    fn go_on(&self, at: usize, mut stage: Stage, output: &mut ChainOutput) -> Result<(), Halt> {
+    fn again(&self, at: usize, origin: u32, delay: Duration, failure: Option<RecordFailure>, message: &str) -> Stop {
+        (HaltReason::Again { origin, delay, failure }, format!("{}: {message}", self.step_name(at)))
+    }
+
+    /// A step has spoken: its failures are noted, and its rows are the next step's batch.
+    fn go_on(&self, at: usize, mut stage: Stage, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
+        output.effects.push((at, std::mem::take(&mut stage.output.effects)));
+        output.usage.push((at, stage.output.usage));
         for failure in std::mem::take(&mut stage.output.failures) {
             let origin = stage.batch.origins[failure.row as usize];
+            let record = || RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message);
             match failure.kind {
-                FailureKind::Skip => *output.skipped.entry(failure.code).or_default() += 1,
+                FailureKind::Skip => *output.skipped.entry((at, failure.code)).or_default() += 1,
                 FailureKind::Reject => {
-                    let failure = RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message);
-                    output.failures.entry(origin).or_insert(failure);
+                    output.failures.entry(origin).or_insert_with(record);
                 }
                 FailureKind::Retry(delay) => {
-                    let record = RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message);
-                    let cause = failure.message;
-                    return Err(Halt { origin, delay, failure: Some(record), cause });
+                    return Err(self.again(at, origin, delay, Some(record()), &failure.message));
                 }
             }
         }
-        output.effects.push((at, std::mem::take(&mut stage.output.effects)));
-        output.usage.push((at, stage.output.usage));
-        if at + 1 == self.steps.len() {
-            output.stages.push(stage);
-            return Ok(());
-        }
+        let is_last = self.is_last(&stage);
         let mut failures = Vec::new();
-        let next = self.encoder.next_batch(&stage, &mut failures);
+        let next = if is_last {
+            Batch::new(stage.batch.source.clone())
+        } else {
+            self.encoder.next_batch(&stage, &mut failures)
+        };
         for failure in failures {
             let record = RecordFailure::new("encode", failure.code, &failure.message);
             output.failures.entry(failure.origin).or_insert(record);
         }
-        // What leaves for a named output here, or is deleted, does not see the next step.
-        if stage.output.rows.iter().any(|row| row.route != 0 || row.op == OutOp::Delete) {
+        // Elsewhere only what leaves for a named output, or is deleted, does not see the next step.
+        if is_last || stage.output.rows.iter().any(|row| row.route != 0 || row.op == OutOp::Delete) {
             output.stages.push(stage);
         }
-        self.run_from(at + 1, next, output)
+        Ok(Arc::new(next))
     }
 
     fn stage_name(&self, step: usize) -> String {
         format!("transform:{}", self.step_name(step))
+    }
+}
+
+/// Where a batch is cut in two: at the first row of an origin, as near to its middle as that can be. None where all its
+/// rows have one origin. Rows of one record stand together, in the order of origins.
+fn cut(origins: &[u32]) -> Option<u32> {
+    let middle = *origins.get(origins.len() / 2)?;
+    let first = *origins.first()?;
+    if middle > first { Some(middle) } else { origins.iter().copied().find(|origin| *origin > first) }
+}
+
+impl Lost {
+    /// An attempt has trapped, and another follows in the same run.
+    fn trap(&mut self, step: usize, kind: TrapKind, logs: Vec<LogLine>) {
+        self.traps.push((step, kind));
+        self.note(step, self.attempts, logs);
+    }
+
+    fn note(&mut self, step: usize, attempt: u32, logs: Vec<LogLine>) {
+        self.lines.extend(logs.into_iter().map(|line| LostLine { step, attempt, line }));
+    }
+
+    fn take_lines_of(&mut self, step: usize) -> Vec<LostLine> {
+        let (own, others) = std::mem::take(&mut self.lines).into_iter().partition(|line| line.step == step);
+        self.lines = others;
+        own
+    }
+}
+
+impl LostLine {
+    /// The line, marked for a place where lines of several attempts stand together.
+    #[must_use]
+    pub fn marked(&self, plugin: &str) -> LogLine {
+        let LogLine { level, message } = &self.line;
+        LogLine { level: *level, message: format!("attempt {}, {plugin}: {message}", self.attempt) }
     }
 }
 
@@ -223,8 +363,147 @@ impl RecordFailure {
             code: code.to_owned(),
             message: message.to_owned(),
             backtrace: None,
-            logs: Vec::new(),
+            lines: Vec::new(),
             attempts: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Format;
+    use crate::memory::{MemoryTransform, Step};
+    use crate::pipeline::Subscription;
+    use crate::record::{Digest, Offset, TopicPartition};
+
+    const CUT: Run = Run { failed_attempts: 3, is_cut: true };
+
+    fn batch(values: &[&str]) -> Arc<Batch> {
+        let mut batch = Batch::new(TopicPartition::new("t", 0));
+        for (offset, value) in values.iter().enumerate() {
+            batch.push(Offset(offset as i64), Some(1), None, Some(value.as_bytes()), []);
+        }
+        Arc::new(batch)
+    }
+
+    fn chain(steps: &[&Arc<MemoryTransform>]) -> Chain {
+        let steps: Vec<Arc<dyn Transform>> = steps.iter().map(|step| Arc::clone(step) as Arc<dyn Transform>).collect();
+        let set_fields = vec![Vec::new(); steps.len()];
+        Chain::new(&steps, Arc::new(Encoder { format: Format::Json, set_fields }))
+    }
+
+    fn lines(lost: &Lost) -> Vec<String> {
+        lost.lines.iter().map(|line| line.marked("p").message).collect()
+    }
+
+    #[test]
+    fn a_trap_that_does_not_come_again_is_counted_and_its_lines_are_kept() {
+        let plugin = Arc::new(MemoryTransform::identity().talkative().trap_times(b"b", TrapKind::MemoryLimit, 1));
+        let output = chain(&[&plugin]).run(batch(&["a", "b"]), Run::default()).unwrap();
+        assert_eq!((plugin.calls(), output.stages[0].output.rows.len()), (2, 2));
+        assert_eq!(output.lost.traps, [(0, TrapKind::MemoryLimit)]);
+        assert_eq!(lines(&output.lost), ["attempt 1, p: identity saw offset 1"]);
+        assert_eq!(output.effects[0].1.logs.len(), 2);
+    }
+
+    #[test]
+    fn a_run_calls_a_plugin_twice_at_most_and_a_cut_one_once() {
+        let plugin = Arc::new(MemoryTransform::identity().trap_on(b"", TrapKind::CpuLimit));
+        let chain = chain(&[&plugin]);
+        let halt = chain.run(batch(&["a", "b", "c", "d"]), Run::default()).map(|_| ()).unwrap_err();
+        assert_eq!((plugin.calls(), &halt.reason), (2, &HaltReason::Split { at: 2 }));
+        assert_eq!((halt.lost.attempts, halt.lost.traps.len()), (2, 2));
+        let halt = chain.run(batch(&["a", "b", "c", "d"]), CUT).map(|_| ()).unwrap_err();
+        assert_eq!((plugin.calls(), halt.lost.attempts), (3, 4));
+        let output = chain.run(batch(&["a"]), CUT).unwrap();
+        assert_eq!(plugin.calls(), 4);
+        assert_eq!((output.failures[&0].code.as_str(), output.failures[&0].attempts), ("plugin.cpu_limit", 4));
+    }
+
+    #[test]
+    fn rows_of_one_record_are_never_cut_apart_and_nothing_of_a_halted_run_counts() {
+        let fan_out = Arc::new(
+            MemoryTransform::new("fan-out", Subscription::default(), |_| Step::All(vec![Step::Keep(vec![]); 3]))
+                .talkative(),
+        );
+        let traps = Arc::new(MemoryTransform::identity().trap_on(b"bad", TrapKind::Trap));
+        let chain = chain(&[&fan_out, &traps]);
+        let halt = chain.run(batch(&["good", "bad"]), Run::default()).map(|_| ()).unwrap_err();
+        assert_eq!(halt.reason, HaltReason::Split { at: 1 });
+        assert_eq!(
+            lines(&halt.lost),
+            ["attempt 2, p: fan-out saw offset 0", "attempt 2, p: fan-out saw offset 1"],
+            "what the first step said in the failed attempt is kept as such"
+        );
+        let output = chain.run(batch(&["bad"]), CUT).unwrap();
+        assert_eq!((output.failures.len(), output.stages.len()), (1, 0), "all rows have one origin");
+    }
+
+    /// Traps on any instance that has seen a batch before, as one whose memory was spoilt does.
+    struct Spoilt {
+        subscription: Subscription,
+        seen: AtomicU64,
+    }
+
+    impl Transform for Spoilt {
+        fn name(&self) -> &'static str {
+            "spoilt"
+        }
+
+        fn digest(&self) -> Digest {
+            Digest::of(b"spoilt")
+        }
+
+        fn subscription(&self) -> &Subscription {
+            &self.subscription
+        }
+
+        fn apply(&self, _: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+            if self.seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Ok(TransformOutput::default());
+            }
+            let (kind, message) = (TrapKind::Trap, "spoilt".to_owned());
+            Err(TransformError::Trap { kind, message, backtrace: String::new(), logs: Vec::new() })
+        }
+
+        fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+            self.seen.store(0, Ordering::SeqCst);
+            self.apply(input)
+        }
+    }
+
+    #[test]
+    fn no_record_is_found_guilty_on_an_instance_that_others_have_used() {
+        let plugin: Arc<dyn Transform> =
+            Arc::new(Spoilt { subscription: Subscription::default(), seen: AtomicU64::new(1) });
+        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
+        let chain = Chain::new(&[plugin], encoder);
+        for run in [Run::default(), CUT] {
+            for _ in 0..3 {
+                assert!(chain.run(batch(&["a"]), run).unwrap().failures.is_empty());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_stands_between_two_origins(rows in prop::collection::vec((0_u32..3, 1_usize..5), 1..20)) {
+            let mut origins = Vec::new();
+            let mut origin = 0;
+            for (gap, count) in rows {
+                origin += gap;
+                origins.extend(std::iter::repeat_n(origin, count));
+            }
+            let (first, last) = (origins[0], origins[origins.len() - 1]);
+            match cut(&origins) {
+                None => prop_assert_eq!(first, last),
+                Some(at) => prop_assert!(first < at && at <= last && origins.contains(&at)),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::decode::{Scanner, SerdeScanner, with_natural_cell};
 use super::json_patch::{self, PatchError};
@@ -21,7 +22,7 @@ pub struct Stage {
     /// The step; none where rows pass without a step.
     pub step: Option<usize>,
     /// What it got.
-    pub batch: Batch,
+    pub batch: Arc<Batch>,
     /// What it said.
     pub output: TransformOutput,
 }
@@ -29,7 +30,8 @@ pub struct Stage {
 impl Stage {
     /// All rows of a batch, as they are.
     #[must_use]
-    pub fn pass(batch: Batch) -> Self {
+    pub fn pass(batch: impl Into<Arc<Batch>>) -> Self {
+        let batch = batch.into();
         let rows = (0..batch.len() as u32).map(|row| OutRow { row, op: OutOp::Keep, route: 0 }).collect();
         Self { step: None, batch, output: TransformOutput { rows, ..TransformOutput::default() } }
     }

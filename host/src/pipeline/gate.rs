@@ -27,6 +27,17 @@ pub struct Pause {
     pub cause: String,
 }
 
+/// What stands before a closed gate, until it has been opened once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// Why.
+    pub by: PausedBy,
+    /// Nothing had closed the gate before.
+    pub was_open: bool,
+    /// How often the gate had been opened.
+    resumes: u64,
+}
+
 /// Who paused a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PausedBy {
@@ -59,13 +70,27 @@ impl Default for Gate {
 impl Gate {
     /// Closes the gate; the first cause stays. True where it was open.
     pub fn pause(&self, by: PausedBy, cause: &str) -> bool {
-        self.state.send_if_modified(|state| {
+        self.hold(by, cause).was_open
+    }
+
+    /// As [`Self::pause`], for somebody who waits until the gate is opened ([`Self::resumed`]).
+    pub fn hold(&self, by: PausedBy, cause: &str) -> Hold {
+        let mut resumes = 0;
+        let was_open = self.state.send_if_modified(|state| {
+            resumes = state.resumes;
             let was_open = state.pause.is_none();
             if was_open {
                 state.pause = Some(Pause { by, cause: cause.to_owned() });
             }
             was_open
-        })
+        });
+        Hold { by, was_open, resumes }
+    }
+
+    /// Waits until the gate has been opened since, even if it was closed again at once.
+    pub async fn resumed(&self, hold: &Hold) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.resumes > hold.resumes).await;
     }
 
     /// Opens the gate.

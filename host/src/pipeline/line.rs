@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::breaker::{Breaker, Tripped};
-use super::chain::{Chain, ChainOutput, Halt, RecordFailure};
+use super::chain::{Chain, ChainOutput, Halt, Lost, LostLine, RecordFailure, Run};
 use super::compute::Compute;
 use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
 use super::gate::Gate;
@@ -59,6 +61,18 @@ pub struct LineOutput {
     pub sink: Arc<dyn Sink>,
 }
 
+/// A batch with its write times, as the source gave it.
+pub struct Stamped {
+    /// The batch.
+    pub source: Arc<Batch>,
+    /// By row: the record's write time.
+    pub write_times: Vec<WriteTime>,
+    /// The assignment under which it was read.
+    pub generation: u64,
+    /// When.
+    pub read_at: Instant,
+}
+
 /// A batch between its plugins and its sinks.
 pub struct Processed {
     /// By output: its rows; outputs without rows are missing.
@@ -92,21 +106,37 @@ impl Line {
         }
     }
 
-    /// Runs a batch through the chain and encodes what comes out. Called on a compute thread.
+    /// A run of the chain counts: the plugins' own words are released. So many records were let go.
+    pub fn account(&self, output: &ChainOutput, filtered: u64) {
+        self.trapped(&output.lost);
+        self.log_lost(&output.lost.lines);
+        self.meters.chain(output, filtered, |step| self.chain.step_name(step));
+    }
+
+    /// Counts traps, also of runs that came to nothing.
+    pub fn trapped(&self, lost: &Lost) {
+        for (step, kind) in &lost.traps {
+            self.meters.trapped(self.chain.step_name(*step), &kind.to_string());
+        }
+    }
+
+    /// Hands what plugins logged in attempts that failed to the log.
+    pub fn log_lost(&self, lines: &[LostLine]) {
+        for lost in lines {
+            self.meters.log(self.chain.step_name(lost.step), &lost.line, Some(lost.attempt));
+        }
+    }
+
+    /// Runs a part of a batch through the chain and encodes what comes out. Called on a compute thread.
     ///
     /// # Errors
-    /// Where a record wants to be tried again: then nothing of this run counts.
-    pub fn process(
-        &self,
-        batch: Batch,
-        source: &Batch,
-        write_times: &[WriteTime],
-        generation: u64,
-    ) -> Result<Processed, Halt> {
-        let mut chain = self.chain.run(batch)?;
+    /// Where it has to be run again, whole or in parts: then nothing of this run counts.
+    pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut chain = self.chain.run(part, run)?;
         let mut failures = std::mem::take(&mut chain.failures);
         let stages = std::mem::take(&mut chain.stages);
-        let origins = Origins { source, write_times, generation };
+        let Stamped { source, write_times, generation, .. } = stamped;
+        let origins = Origins { source, write_times, generation: *generation };
         loop {
             let (sink_batches, failed) = self.encode(&stages, &failures, origins);
             if failed.is_empty() {

@@ -16,12 +16,16 @@ pub mod gate;
 pub mod json_patch;
 pub mod line;
 pub mod meters;
+pub mod parts;
 pub mod seams;
+pub mod shared;
 #[cfg(test)]
 mod simulation;
 pub mod task;
 pub mod tracker;
+mod transforming;
 pub mod write_clock;
+mod writing;
 
 pub use seams::{
     Assignment, BatchLimits, CellSpec, Committer, DeadLetter, DeadLetters, Effects, Failure, FailureKind, LogLevel,

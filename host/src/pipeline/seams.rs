@@ -205,12 +205,17 @@ pub trait Transform: Send + Sync {
     /// What it reads and sets.
     fn subscription(&self) -> &Subscription;
 
-    /// Handles a batch. All or nothing: an error leaves no trace but its own content. After an error the next call
-    /// runs on a fresh instance.
+    /// Handles a batch. All or nothing: an error leaves no trace but its own content, and ends its instance.
     ///
     /// # Errors
     /// A trap, a limit, or the plugin's own word that the batch failed.
     fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError>;
+
+    /// As [`Self::apply`], on an instance that has never seen a batch: what an older one had gathered is no cause then.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError>;
 }
 
 /// What a step gets.
@@ -372,11 +377,21 @@ pub enum TransformError {
         logs: Vec<LogLine>,
     },
     /// The plugin asks for the batch to be tried again.
-    #[error("the plugin asks to try again: {0}")]
-    Retry(String),
+    #[error("the plugin asks to try again: {message}")]
+    Retry {
+        /// Why.
+        message: String,
+        /// Its last log lines.
+        logs: Vec<LogLine>,
+    },
     /// The wall deadline passed while the CPU budget did not: the machine is too busy. Never the record's fault.
-    #[error("the machine was too busy: {0}")]
-    Busy(String),
+    #[error("the machine was too busy: {message}")]
+    Busy {
+        /// What happened.
+        message: String,
+        /// The guest's last log lines.
+        logs: Vec<LogLine>,
+    },
 }
 
 /// Kinds of traps; the display is the code of the dead letter.
@@ -497,7 +512,7 @@ pub struct DeadLetter {
     pub message: String,
     /// The guest's backtrace, where there is one.
     pub backtrace: Option<String>,
-    /// The guest's last log lines, where they matter.
+    /// What the plugins logged in the attempts at the record, each line with its attempt and its plugin.
     pub logs: Vec<LogLine>,
     /// The digests of the pipeline's plugins, short, in order.
     pub digests: Vec<String>,
@@ -507,7 +522,8 @@ pub struct DeadLetter {
     pub write_time: WriteTime,
     /// Some of its outputs were written.
     pub partial: bool,
-    /// The `pelton-id`: topic, partition, offset, and 0.
+    /// The `pelton-id`: topic, partition, offset, and `dead-letter`. A record has one letter at most; a repeat has the
+    /// same id, and no output of the pipeline has it.
     pub id: String,
 }
 

@@ -30,6 +30,8 @@ use crate::status::{Commands, PipelineState, StatusBoard};
 use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
+mod failures;
+
 const TOPIC: &str = "events";
 const NOW_MS: i64 = 1_800_000_000_000;
 
@@ -74,8 +76,13 @@ impl World {
     }
 
     fn start(&self, transforms: Vec<MemoryTransform>, drain: Duration) -> Daemon {
-        let transforms: Vec<Arc<dyn Transform>> =
-            transforms.into_iter().map(|transform| Arc::new(transform) as Arc<dyn Transform>).collect();
+        self.start_with(
+            &transforms.into_iter().map(|transform| Arc::new(transform) as Arc<dyn Transform>).collect::<Vec<_>>(),
+            drain,
+        )
+    }
+
+    fn start_with(&self, transforms: &[Arc<dyn Transform>], drain: Duration) -> Daemon {
         let set_fields: Vec<Vec<OutputField>> =
             transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
         let encoder = Arc::new(Encoder { format: Format::Json, set_fields: set_fields.clone() });
@@ -85,7 +92,7 @@ impl World {
         };
         let line = Line {
             name: "events".into(),
-            chain: Chain::new(&transforms, Arc::clone(&encoder)),
+            chain: Chain::new(transforms, Arc::clone(&encoder)),
             encoder,
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
             dead_letters: Arc::new(self.letters.clone()),

@@ -116,13 +116,15 @@ impl Instance {
         self.store.data_mut().rows.end();
         let output = match answer {
             Ok(Ok(output)) => output,
-            Ok(Err(types::Error::Retry(message))) => return Err(TransformError::Retry(message)),
+            Ok(Err(types::Error::Retry(message))) => {
+                return Err(TransformError::Retry { message, logs: self.last_lines() });
+            }
             Ok(Err(types::Error::Fatal(message))) => {
                 return Err(self.trap(TrapKind::Fatal, message, String::new()));
             }
             Err(error) => {
                 return Err(match fault(&self.store, &error) {
-                    Fault::Busy(message) => TransformError::Busy(message),
+                    Fault::Busy(message) => TransformError::Busy { message, logs: self.last_lines() },
                     Fault::Trap { kind, message, backtrace } => self.trap(kind, message, backtrace),
                 });
             }
@@ -148,8 +150,11 @@ impl Instance {
     }
 
     fn trap(&mut self, kind: TrapKind, message: String, backtrace: String) -> TransformError {
-        let logs = self.store.data_mut().effects.take_last_lines();
-        TransformError::Trap { kind, message, backtrace, logs }
+        TransformError::Trap { kind, message, backtrace, logs: self.last_lines() }
+    }
+
+    fn last_lines(&mut self) -> Vec<LogLine> {
+        self.store.data_mut().effects.take_last_lines()
     }
 }
 

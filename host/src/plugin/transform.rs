@@ -111,19 +111,33 @@ impl WasmTransform {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An instance for a batch. A guest that started once and cannot start now is not the record's fault.
+    /// An instance for a batch.
     fn instance(&self) -> Result<Instance, TransformError> {
         let waiting = self.idle().pop();
         if let Some(instance) = waiting {
             return Ok(instance);
         }
-        let again =
-            |reason: String| TransformError::Busy(format!("plugin `{}` cannot start again: {reason}", self.name));
+        self.fresh_instance()
+    }
+
+    /// A guest that started once and cannot start now is not the record's fault.
+    fn fresh_instance(&self) -> Result<Instance, TransformError> {
+        let again = |reason: String| TransformError::Busy {
+            message: format!("it cannot start again: {reason}"),
+            logs: Vec::new(),
+        };
         let (instance, given, _) = Instance::start(&self.plan).map_err(|error| again(error.to_string()))?;
         match subscription::check(given) {
             Ok(subscription) if subscription == self.subscription => Ok(instance),
             _ => Err(again("its `configure` answers otherwise than before".to_owned())),
         }
+    }
+
+    fn process(&self, mut instance: Instance, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        // What waits may hide the same harm.
+        let output = instance.process(&self.plan, &self.subscription, input).inspect_err(|_| self.drop_instances())?;
+        self.keep(instance);
+        Ok(output)
     }
 
     /// Keeps an instance for the next batch, unless it has grown so much that a fresh one is the better neighbour:
@@ -153,11 +167,11 @@ impl Transform for WasmTransform {
     }
 
     fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
-        let mut instance = self.instance()?;
-        // After an error the next call runs on a fresh instance: what waits may hide the same harm.
-        let output = instance.process(&self.plan, &self.subscription, input).inspect_err(|_| self.drop_instances())?;
-        self.keep(instance);
-        Ok(output)
+        self.process(self.instance()?, input)
+    }
+
+    fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        self.process(self.fresh_instance()?, input)
     }
 }
 

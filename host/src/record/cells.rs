@@ -134,7 +134,8 @@ pub struct RowMeta {
     pub timestamp_ms: i64,
     /// Write time for tables; the same for all rows of one record.
     pub write_time: WriteTime,
-    /// Which of the record's outputs this is, over all steps: with topic, partition and offset the `pelton-id`.
+    /// Which of the record's outputs this is, over all steps: with topic, partition and offset the `pelton-id`,
+    /// unique within the pipeline.
     pub index: u32,
     /// Upsert or delete.
     pub op: RowOp,

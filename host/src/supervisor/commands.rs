@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{State, Supervisor};
 use crate::pipeline::gate::PausedBy;
-use crate::pipeline::task::Shared;
+use crate::pipeline::shared::Shared;
 use crate::status::{Command, CommandError, PipelineState};
 
 impl Supervisor {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::pipeline::task::Shared;
+use crate::pipeline::shared::Shared;
 
 /// Of the time for the end, the part that is kept for the last commits and for leaving the groups: a quarter, but no
 /// more than this. A rebalance may refuse a commit for a moment.

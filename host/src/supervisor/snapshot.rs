@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 
+use tokio::time::Instant;
+
 use super::drain::Running;
 use super::{Pipeline, Retry, STALLED_AFTER, State, Supervisor};
 use crate::pipeline::line::Line;
 use crate::record::TopicPartition;
-use crate::status::{BlockedOutput, PartitionStatus, Phase, PipelineState, PipelineStatus};
+use crate::status::{BlockedOutput, HeldRecord, PartitionStatus, Phase, PipelineState, PipelineStatus};
 use crate::telemetry::Metric;
 
 impl Supervisor {
@@ -91,6 +93,11 @@ fn partition_status(task: &Running, ends: &HashMap<TopicPartition, i64>) -> Part
         end,
         lag,
         in_flight: progress.in_flight as u64,
+        held: progress.waiting.map(|waiting| HeldRecord {
+            offset: waiting.offset.0,
+            again_in_ms: waiting.until.saturating_duration_since(Instant::now()).as_millis() as u64,
+            cause: waiting.cause,
+        }),
     }
 }
 

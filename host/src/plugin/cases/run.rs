@@ -1,6 +1,7 @@
 //! One run of a case: the records of a file through one step, the way the line takes a batch through it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -71,8 +72,8 @@ impl<'s> Runner<'s> {
         let tombstones = batch.select(extracted.tombstones.iter().copied());
         self.encode(&batch, Stage::pass(tombstones), &mut lines);
         let input = match extracted.rows.take() {
-            Some(rows) => batch.select(rows),
-            None => batch.clone(),
+            Some(rows) => Arc::new(batch.select(rows)),
+            None => Arc::new(batch.clone()),
         };
         if !input.is_empty() {
             let said = self
@@ -172,13 +173,15 @@ fn failed(error: &TransformError, records: &[InputRecord]) -> String {
         [] => "no record".to_owned(),
     };
     let mut text = format!("{numbers}: {error}");
-    if let TransformError::Trap { backtrace, logs, .. } = error {
+    if let TransformError::Trap { backtrace, .. } = error {
         for line in backtrace.lines() {
             let _ = write!(text, "\n  {line}");
         }
-        for line in logs {
-            let _ = write!(text, "\n  it logged: {}", line.message);
-        }
+    }
+    let (TransformError::Trap { logs, .. } | TransformError::Retry { logs, .. } | TransformError::Busy { logs, .. }) =
+        error;
+    for line in logs {
+        let _ = write!(text, "\n  it logged: {}", line.message);
     }
     text
 }

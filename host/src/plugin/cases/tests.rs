@@ -84,6 +84,11 @@ impl Transform for Doubler {
         output.set_fields = vec![doubles];
         Ok(output)
     }
+
+    fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        self.drop_instances();
+        self.apply(input)
+    }
 }
 
 const INPUT: &str = r#"// numbers

@@ -1,0 +1,203 @@
+//! What the loops of a task share, and the supervisor reads: how far the partition is, and what holds it.
+//!
+//! In: acknowledgements, and failures. Out: positions to commit, and pauses of the pipeline. Knows no sink and no plugin.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::chain::RecordFailure;
+use super::checkpoint::{Checkpoint, EpochPlan};
+use super::gate::{Hold, PausedBy};
+use super::line::Line;
+use super::tracker::Tracker;
+use super::{Committer, Position};
+use crate::config::Poison;
+use crate::record::{Batch, Offset, TopicPartition};
+
+/// How often the watchdog is told of a wait that is meant.
+pub(super) const WATCHDOG_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// What the loops of a task share.
+pub struct Shared {
+    pub(super) line: Arc<Line>,
+    pub(super) partition: TopicPartition,
+    pub(super) generation: u64,
+    pub(super) epoch: EpochPlan,
+    pub(super) partitions_total: i32,
+    pub(super) topic_id: Option<String>,
+    pub(super) committer: Arc<dyn Committer>,
+    pub(super) stop: CancellationToken,
+    pub(super) state: Mutex<State>,
+    pub(super) tracker: Mutex<Tracker>,
+}
+
+/// What changes while a task runs.
+#[derive(Debug)]
+pub(super) struct State {
+    committed: Option<Offset>,
+    /// When something last moved: for the watchdog.
+    moved: Instant,
+    waiting: Option<Waiting>,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The position handed over for commit last.
+    pub committed: Option<Offset>,
+    /// Records read and not yet done.
+    pub in_flight: usize,
+    /// How long nothing has moved.
+    pub still_for: Duration,
+    /// The record that holds the partition, if one does.
+    pub waiting: Option<Waiting>,
+}
+
+/// A record that is tried again, and holds its partition until then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Where it stands.
+    pub offset: Offset,
+    /// When it is tried again.
+    pub until: Instant,
+    /// Why, for people.
+    pub cause: String,
+}
+
+/// Whether a loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    GoOn,
+    Stop,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self { committed: None, moved: Instant::now(), waiting: None }
+    }
+}
+
+impl Shared {
+    /// Which partition.
+    #[must_use]
+    pub fn partition(&self) -> &TopicPartition {
+        &self.partition
+    }
+
+    /// How far the task is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let in_flight = self.tracker().in_flight();
+        let state = self.state();
+        let (committed, waiting) = (state.committed, state.waiting.clone());
+        Progress { committed, in_flight, still_for: state.moved.elapsed(), waiting }
+    }
+
+    pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the watchdog that all is as it should be.
+    pub fn note_moved(&self) {
+        self.state().moved = Instant::now();
+    }
+
+    // ------------------------------------------------------------------------------------------------ the way forward
+
+    /// Some outputs are durable or decided.
+    pub(super) fn acknowledge(&self, outputs: impl IntoIterator<Item = (Offset, u32)>) {
+        {
+            let mut tracker = self.tracker();
+            for (offset, outputs) in outputs {
+                tracker.acknowledge(self.generation, offset, outputs);
+            }
+        }
+        self.commit_done();
+    }
+
+    /// Hands over the position below which everything is done, if it moved.
+    pub(super) fn commit_done(&self) {
+        self.note_moved();
+        let done = self.tracker().done();
+        if let Some(done) = done
+            && self.state().committed < Some(done.next)
+        {
+            self.commit(done.next, done.h);
+        }
+    }
+
+    pub(super) fn commit(&self, next: Offset, h: i64) {
+        let mut checkpoint = Checkpoint::new(h, self.line.digests.clone(), self.line.configuration.clone());
+        checkpoint.partitions_total = self.partitions_total;
+        checkpoint.topic_id.clone_from(&self.topic_id);
+        self.epoch.note(next.0, &mut checkpoint);
+        self.committer.commit(Position { next, metadata: checkpoint.encode() });
+        self.state().committed = Some(next);
+    }
+
+    // --------------------------------------------------------------------------------------------------- what holds it
+
+    /// Waits before a record is tried again, unless the task is stopped; the watchdog knows that it is meant.
+    pub(super) async fn wait(&self, offset: Offset, delay: Duration, cause: &str) -> Flow {
+        let until = Instant::now() + delay;
+        self.state().waiting = Some(Waiting { offset, until, cause: cause.to_owned() });
+        loop {
+            self.note_moved();
+            let slice = (Instant::now() + WATCHDOG_TOLD_EVERY).min(until);
+            tokio::select! {
+                () = self.stop.cancelled() => return Flow::Stop,
+                () = tokio::time::sleep_until(slice) => if slice == until { return Flow::GoOn },
+            }
+        }
+    }
+
+    /// Nothing holds the partition any more.
+    pub(super) fn goes_on(&self) {
+        self.state().waiting = None;
+    }
+
+    /// Notes how many of so many records failed, and pauses the pipeline before them where that is too much, or where
+    /// no record may be passed over.
+    pub(super) fn hold(&self, source: &Batch, records: usize, failures: &BTreeMap<u32, RecordFailure>) -> Option<Hold> {
+        let (by, cause) = match (failures.first_key_value(), self.line.errors.poison) {
+            (Some((origin, failure)), Poison::Stop) => {
+                let offset = source.offsets[*origin as usize];
+                let RecordFailure { code, message, stage, .. } = failure;
+                let cause = format!("record {}/{offset} failed at {stage}: {code}: {message}", self.partition);
+                (PausedBy::Poison, cause)
+            }
+            (example, _) => {
+                let tripped = self.line.observe(records, failures.len())?;
+                let example = example.map(|(_, f)| format!("; for example {}: {}", f.code, f.message));
+                (PausedBy::Breaker, format!("{tripped}{}", example.unwrap_or_default()))
+            }
+        };
+        let hold = self.line.gate.hold(by, &cause);
+        if hold.was_open {
+            self.line.meters.paused(by.name());
+        }
+        tracing::error!(pipeline = %self.line.name, partition = %self.partition, "paused: {cause}");
+        Some(hold)
+    }
+
+    /// Waits until the operator has resumed the pipeline, unless the task is stopped.
+    pub(super) async fn resumed(&self, hold: &Hold) -> Flow {
+        tokio::select! {
+            () = self.stop.cancelled() => Flow::Stop,
+            () = self.line.gate.resumed(hold) => {
+                if hold.by == PausedBy::Breaker {
+                    self.line.reset_breaker();
+                }
+                Flow::GoOn
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The middle loop of a task: batches in, writes out, in order.
+//!
+//! In: batches as they were read. Out: for each part of a batch one [`Writing`], in the order of records. Every run of a
+//! part is a job of its own on the compute threads, so that other tasks get their turn, what fails is seen at once by
+//! the breaker, and a task that is stopped leaves the rest of a batch that was cut for whoever goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::chain::{Halt, HaltReason, RecordFailure};
+use super::compute::Panicked;
+use super::gate::PausedBy;
+use super::line::{Line, Processed, Stamped};
+use super::parts::{Part, Parts};
+use super::shared::{Flow, Shared, WATCHDOG_TOLD_EVERY};
+use super::task::Write;
+use super::write_clock::{Decision, WriteClock, write_time};
+use super::writing::Writing;
+use crate::config::Poison;
+use crate::record::{Batch, Offset};
+
+/// The middle loop.
+pub(super) struct Transforming {
+    pub(super) line: Arc<Line>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) to_await: mpsc::Sender<Write>,
+}
+
+impl Transforming {
+    pub(super) async fn run(self, mut batches: mpsc::Receiver<Batch>, mut clock: WriteClock) -> Result<(), Panicked> {
+        while let Some(batch) = batches.recv().await {
+            let stamped = Arc::new(self.stamp(batch, &mut clock));
+            if self.batch(&stamped).await? == Flow::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each record its write time, in offset order, whatever becomes of it.
+    fn stamp(&self, batch: Batch, clock: &mut WriteClock) -> Stamped {
+        let now_ms = self.line.clock.now_ms();
+        self.line.meters.batch(batch.len(), batch.bytes());
+        let mut write_times = Vec::with_capacity(batch.len());
+        let mut clamped = None;
+        let mut tracker = self.shared.tracker();
+        for (row, offset) in batch.offsets.iter().enumerate() {
+            let tick = clock.tick(batch.timestamp_ms(row), now_ms);
+            tracker.read(Offset(*offset), tick.h);
+            write_times.push(write_time(tick.h, self.shared.epoch.of(*offset)));
+            if let Some(decision) = tick.decision {
+                let reason = match decision {
+                    Decision::Clamped => "future",
+                    Decision::NoTimestamp => "missing",
+                };
+                self.line.meters.clamped(reason);
+                clamped.get_or_insert((*offset, reason));
+            }
+        }
+        drop(tracker);
+        if let Some((offset, reason)) = clamped {
+            tracing::warn!(
+                pipeline = %self.line.name, partition = %self.shared.partition, offset, reason,
+                "a write time does not follow its record's own time (the first of its batch)"
+            );
+        }
+        let (source, generation) = (Arc::new(batch), self.shared.generation);
+        Stamped { source, write_times, generation, read_at: Instant::now() }
+    }
+
+    /// Takes a batch to the sinks' doors, in as many parts as its failures make necessary.
+    async fn batch(&self, stamped: &Arc<Stamped>) -> Result<Flow, Panicked> {
+        let mut parts = Parts::of(stamped.source.len());
+        while let Some(part) = parts.next() {
+            let flow = match self.process(stamped, &part).await? {
+                Ok(processed) => {
+                    self.shared.goes_on();
+                    self.emit(stamped, part, processed, &mut parts).await
+                }
+                Err(halt) => self.halted(stamped, part, halt, &mut parts).await,
+            };
+            let is_left = !parts.is_empty() && self.shared.stop.is_cancelled();
+            if flow == Flow::Stop || is_left {
+                return Ok(Flow::Stop);
+            }
+        }
+        Ok(Flow::GoOn)
+    }
+
+    async fn process(&self, stamped: &Arc<Stamped>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
+        let (line, stamped, rows, run) = (Arc::clone(&self.line), Arc::clone(stamped), part.rows.clone(), part.run);
+        let mut running = std::pin::pin!(self.line.compute.run(move || {
+            let is_whole = rows.len() == stamped.source.len();
+            let batch = if is_whole { Arc::clone(&stamped.source) } else { Arc::new(stamped.source.select(rows)) };
+            line.process(batch, run, &stamped)
+        }));
+        loop {
+            // Guests have limits of their own, and other tasks stand before this one in the queue.
+            tokio::select! {
+                processed = &mut running => return processed,
+                () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => self.shared.note_moved(),
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- what came to nothing
+
+    /// A run came to nothing: the part is cut in two, or held, or its first record given up.
+    async fn halted(&self, stamped: &Arc<Stamped>, mut part: Part, halt: Halt, parts: &mut Parts) -> Flow {
+        self.shared.note_moved();
+        self.line.trapped(&halt.lost);
+        match halt.reason {
+            HaltReason::Split { at } => {
+                let offset = stamped.source.offsets[part.rows.start];
+                tracing::warn!(
+                    pipeline = %self.line.name, partition = %self.shared.partition, offset,
+                    "{} records failed together, and are tried in two parts: {}", part.rows.len(), halt.cause
+                );
+                part.failed(halt.lost);
+                self.line.log_lost(&part.lines);
+                parts.halve(&part, row_of(stamped, at));
+                Flow::GoOn
+            }
+            HaltReason::Again { origin, .. } if row_of(stamped, origin) > part.rows.start => {
+                self.line.log_lost(&part.lines);
+                self.line.log_lost(&halt.lost.lines);
+                parts.before(&part, row_of(stamped, origin));
+                Flow::GoOn
+            }
+            HaltReason::Again { delay, failure, .. } => {
+                self.line.meters.retried(failure.as_ref().map_or("transform", |failure| &failure.stage));
+                part.failed(halt.lost);
+                // What is never the record's fault does not count as asked by it.
+                part.asked += u32::from(failure.is_some());
+                match failure {
+                    Some(failure) if part.asked >= self.line.errors.retry_attempts => {
+                        self.give_up(stamped, part, failure, parts).await
+                    }
+                    _ => self.try_again(stamped, part, delay, &halt.cause, parts).await,
+                }
+            }
+        }
+    }
+
+    /// The attempts of a part's first record are used up.
+    async fn give_up(&self, stamped: &Arc<Stamped>, part: Part, mut failure: RecordFailure, parts: &mut Parts) -> Flow {
+        self.shared.goes_on();
+        let part = parts.give_up_first(part);
+        failure.attempts = part.asked;
+        let mut processed = Processed::empty();
+        processed.failures.insert(stamped.source.origins[part.rows.start], failure);
+        self.emit(stamped, part, processed, parts).await
+    }
+
+    /// Holds the partition until a part is to be run again.
+    async fn try_again(&self, stamped: &Stamped, part: Part, delay: Duration, cause: &str, parts: &mut Parts) -> Flow {
+        let offset = stamped.source.offsets[part.rows.start];
+        tracing::warn!(
+            pipeline = %self.line.name, partition = %self.shared.partition, offset,
+            "held, and tried again in {} ms: {cause}", delay.as_millis()
+        );
+        parts.again(part);
+        self.shared.wait(Offset(offset), delay, cause).await
+    }
+
+    // --------------------------------------------------------------------------------------------- what went well
+
+    /// Hands a part to the sinks and the dead letters, unless its failures pause the pipeline: then nothing of it is
+    /// written until the pipeline is resumed. What the breaker held goes through then, or nobody could ever get past
+    /// it; a record that may not be passed over is handled anew.
+    async fn emit(&self, stamped: &Arc<Stamped>, part: Part, mut processed: Processed, parts: &mut Parts) -> Flow {
+        if let Some(hold) = self.shared.hold(&stamped.source, part.rows.len(), &processed.failures) {
+            if self.shared.resumed(&hold).await == Flow::Stop {
+                return Flow::Stop;
+            }
+            if hold.by == PausedBy::Poison {
+                parts.anew(&part);
+                return Flow::GoOn;
+            }
+        }
+        keep_lines(&part, &mut processed);
+        self.account(&part, &processed);
+        if self.line.errors.poison == Poison::Skip {
+            for (_, failure) in std::mem::take(&mut processed.failures) {
+                self.line.meters.skipped(&failure.stage, &failure.code, 1);
+                self.line.log_lost(&failure.lines);
+            }
+        }
+        let writing = Writing::begin(&self.shared, stamped, processed.sink_batches, processed.failures).await;
+        self.decide(stamped, &part, &writing);
+        self.send(writing, stamped, part.rows.end == stamped.source.len()).await
+    }
+
+    /// Counts a part.
+    fn account(&self, part: &Part, processed: &Processed) {
+        let mut with_output = vec![false; part.rows.end];
+        let written = processed.sink_batches.iter().flat_map(|(_, batch)| batch.rows.iter().map(|row| row.origin));
+        for origin in written.chain(processed.failures.keys().copied()) {
+            if let Some(has) = with_output.get_mut(origin as usize) {
+                *has = true;
+            }
+        }
+        let without = with_output.iter().skip(part.rows.start).filter(|has| !**has).count() as u64;
+        let passed_over: u64 = processed.chain.skipped.values().sum();
+        self.line.account(&processed.chain, without.saturating_sub(passed_over));
+    }
+
+    /// Tells the tracker how many outputs each record of a part has.
+    fn decide(&self, stamped: &Stamped, part: &Part, writing: &Writing) {
+        {
+            let mut tracker = self.shared.tracker();
+            for row in part.rows.clone() {
+                tracker.decided(Offset(stamped.source.offsets[row]), writing.outputs_of(row));
+            }
+        }
+        self.shared.commit_done();
+    }
+
+    async fn send(&self, writing: Writing, stamped: &Arc<Stamped>, is_last: bool) -> Flow {
+        let (line, stamped) = (Arc::clone(&self.line), Arc::clone(stamped));
+        let write: Write = Box::pin(async move {
+            writing.end().await;
+            if is_last {
+                line.meters.batch_done(stamped.read_at.elapsed());
+            }
+        });
+        if self.to_await.send(write).await.is_err() { Flow::Stop } else { Flow::GoOn }
+    }
+}
+
+/// The row of a record in the source's batch is its origin.
+fn row_of(stamped: &Stamped, origin: u32) -> usize {
+    (origin as usize).min(stamped.source.len())
+}
+
+/// What was logged in failed attempts at a single record that failed goes with its dead letter; all else to the log.
+fn keep_lines(part: &Part, processed: &mut Processed) {
+    let mut lines = part.lines.clone();
+    lines.append(&mut processed.chain.lost.lines);
+    match processed.failures.first_entry() {
+        Some(mut failure) if part.rows.len() == 1 => {
+            lines.append(&mut failure.get_mut().lines);
+            failure.get_mut().lines = lines;
+        }
+        _ => processed.chain.lost.lines = lines,
+    }
+}
