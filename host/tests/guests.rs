@@ -69,7 +69,11 @@ fn thread_cpu() -> Duration {
 /// A guest that never ends is stopped within 100 ms of its limit, in the CPU time of its own thread: a busy machine does
 /// not change the outcome.
 fn stopped_in_time(guest: &str) -> Trapped {
-    let limits = Limits { cpu_per_batch: Duration::from_millis(150), ..Limits::default() };
+    let limits = Limits {
+        cpu_per_batch: Duration::from_millis(150),
+        cpu_per_record: Duration::from_millis(150),
+        ..Limits::default()
+    };
     let loaded = load_with(guest, &Capability::ALL, limits).unwrap_or_else(|error| panic!("{guest}: {error}"));
     let before = thread_cpu();
     let trapped = trap_of(&loaded, &batch(&["a"]));
@@ -397,6 +401,21 @@ fn a_good_guest_is_not_failed_by_a_machine_loaded_four_times_over() {
 }
 
 #[test]
+fn a_batch_of_one_record_may_not_take_the_time_of_many() {
+    let limits = Limits {
+        cpu_per_batch: Duration::from_secs(60),
+        cpu_per_record: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let guest = load_with("spins", &[], limits).unwrap();
+    for (records, limit) in [(&["a"][..], "its limit is 70 ms"), (&["a", "b", "c"], "its limit is 110 ms")] {
+        let trapped = trap_of(&guest, &batch(records));
+        assert_eq!(trapped.kind, TrapKind::CpuLimit, "{}", trapped.message);
+        assert!(trapped.message.contains(limit), "{}", trapped.message);
+    }
+}
+
+#[test]
 fn a_guest_may_be_asked_for_on_an_instance_that_has_seen_nothing() {
     let guest = load("hides_state");
     let records = batch(&["a"]);
@@ -410,7 +429,8 @@ fn a_guest_may_be_asked_for_on_an_instance_that_has_seen_nothing() {
 #[test]
 fn a_machine_that_is_too_busy_is_not_the_records_fault() {
     let hour = Duration::from_secs(3600);
-    let limits = Limits { wall_per_batch: Duration::ZERO, cpu_per_batch: hour, ..Limits::default() };
+    let limits =
+        Limits { wall_per_batch: Duration::ZERO, cpu_per_batch: hour, cpu_per_record: hour, ..Limits::default() };
     let guest = load_with("spins", &[], limits).unwrap();
     let answer = apply(&guest, &batch(&["a"]));
     assert!(matches!(answer, Err(TransformError::Busy { .. })), "{answer:?}");

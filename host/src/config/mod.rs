@@ -280,6 +280,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// `cpu_per_batch`, thread CPU time.
     pub cpu_per_batch: Duration,
+    /// `cpu_per_record`, thread CPU time: a batch of few records may take so much for each, and a little for itself.
+    pub cpu_per_record: Duration,
     /// `wall_per_batch`: the generous deadline that never dead-letters.
     pub wall_per_batch: Duration,
     /// `output`, bytes a batch.
@@ -295,6 +297,7 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             cpu_per_batch: Duration::from_millis(500),
+            cpu_per_record: Duration::from_millis(10),
             wall_per_batch: Duration::from_secs(30),
             output_bytes: 32 << 20,
             log_lines: 100,

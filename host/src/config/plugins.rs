@@ -26,6 +26,8 @@ pub struct LimitKeys {
     pub memory_bytes: Option<usize>,
     /// `cpu_per_batch`
     pub cpu_per_batch: Option<Duration>,
+    /// `cpu_per_record`
+    pub cpu_per_record: Option<Duration>,
     /// `wall_per_batch`
     pub wall_per_batch: Option<Duration>,
     /// `output`
@@ -43,6 +45,7 @@ impl LimitKeys {
         Limits {
             memory_bytes: self.memory_bytes.unwrap_or(base.memory_bytes),
             cpu_per_batch: self.cpu_per_batch.unwrap_or(base.cpu_per_batch),
+            cpu_per_record: self.cpu_per_record.unwrap_or(base.cpu_per_record),
             wall_per_batch: self.wall_per_batch.unwrap_or(base.wall_per_batch),
             output_bytes: self.output_bytes.unwrap_or(base.output_bytes),
             log_lines: self.log_lines.unwrap_or(base.log_lines),
@@ -290,7 +293,8 @@ pub(super) fn limits(table: &mut Table<'_>) -> Option<LimitKeys> {
     let wall = Duration::from_millis(100)..=Duration::from_secs(600);
     Some(LimitKeys {
         memory_bytes: table.optional("memory", |value| size(value, "64 MiB", 1 << 20..=MEMORY_MAX)),
-        cpu_per_batch: table.optional("cpu_per_batch", |value| duration(value, "500 ms", cpu)),
+        cpu_per_batch: table.optional("cpu_per_batch", |value| duration(value, "500 ms", cpu.clone())),
+        cpu_per_record: table.optional("cpu_per_record", |value| duration(value, "10 ms", cpu)),
         wall_per_batch: table.optional("wall_per_batch", |value| duration(value, "30 s", wall)),
         output_bytes: table.optional("output", |value| size(value, "32 MiB", 1 << 10..=1 << 30)),
         log_lines: table

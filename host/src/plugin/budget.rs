@@ -10,6 +10,8 @@ use std::time::Duration;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use wasmtime::ResourceLimiter;
 
+use crate::config::Limits;
+
 /// CPU time of this thread, nanoseconds.
 pub(super) fn thread_cpu_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
@@ -25,6 +27,16 @@ fn nanoseconds(time: Timespec) -> u64 {
 
 fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// CPU time that a call may take beside what its records may: a guest may compile a pattern or load a module at its
+/// first record, and the batch is copied in and out.
+const CALL_CPU: Duration = Duration::from_millis(50);
+
+/// CPU time of a call with so many records.
+pub(super) fn cpu_of_call(limits: &Limits, records: usize) -> Duration {
+    let records = u32::try_from(records).unwrap_or(u32::MAX);
+    limits.cpu_per_record.saturating_mul(records).saturating_add(CALL_CPU).min(limits.cpu_per_batch)
 }
 
 /// Which limit stopped a guest.
@@ -155,6 +167,34 @@ impl ResourceLimiter for MemoryLimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_may_take_what_its_records_may_and_no_more_than_a_batch() {
+        let limits = Limits {
+            cpu_per_batch: Duration::from_millis(500),
+            cpu_per_record: Duration::from_millis(10),
+            ..Limits::default()
+        };
+        let millis = |records| cpu_of_call(&limits, records).as_millis();
+        assert_eq!([0, 1, 2, 45, 46, 1024, usize::MAX].map(millis), [50, 60, 70, 500, 500, 500, 500]);
+        let small = Limits { cpu_per_batch: Duration::from_millis(20), ..limits };
+        assert_eq!(cpu_of_call(&small, 1), Duration::from_millis(20));
+    }
+
+    /// CPU time of a batch whose every part uses up its time: the whole twice, each part once, down to single records.
+    fn cpu_of_a_batch_that_never_ends(limits: &Limits, records: usize) -> Duration {
+        fn parts(limits: &Limits, records: usize) -> Duration {
+            let (half, own) = (records / 2, cpu_of_call(limits, records));
+            if records == 1 { own } else { own + parts(limits, half) + parts(limits, records - half) }
+        }
+        cpu_of_call(limits, records) + parts(limits, records)
+    }
+
+    #[test]
+    fn a_plugin_that_never_ends_shows_the_breaker_a_thousand_records_within_three_minutes() {
+        let seconds = cpu_of_a_batch_that_never_ends(&Limits::default(), 1024).as_secs();
+        assert!((170..180).contains(&seconds), "ARCHITECTURE.md says 0.18 s a record: {seconds} s");
+    }
 
     #[test]
     fn memories_are_counted_together_and_a_denial_is_remembered() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use super::bindings::{Transform, TransformPre, types};
-use super::budget::{Budget, LimitHit, MemoryLimiter};
+use super::budget::{Budget, LimitHit, MemoryLimiter, cpu_of_call};
 use super::check::{Checked, Frame, Lie, check};
 use super::effects::{EffectsBuffer, MetricNames};
 use super::error::LoadError;
@@ -110,7 +110,7 @@ impl Instance {
         self.store.data_mut().effects.clear();
         self.store.data_mut().rows.begin(batch, plan.clock, plan.random);
         fill_headers(&mut self.headers, &subscription.headers, batch);
-        begin(&mut self.store, plan.limits.cpu_per_batch, plan.limits.wall_per_batch);
+        begin(&mut self.store, cpu_of_call(&plan.limits, batch.len()), plan.limits.wall_per_batch);
         let answer = call(&self.guest, &mut self.store, &self.headers, subscription, input);
         let cpu_ns = self.store.data().budget.cpu_used_ns();
         self.store.data_mut().rows.end();
