@@ -437,7 +437,12 @@ mod tests {
         assert_eq!(halt.reason, HaltReason::Split { at: 1 });
         assert_eq!(
             lines(&halt.lost),
-            ["attempt 2, p: fan-out saw offset 0", "attempt 2, p: fan-out saw offset 1"],
+            [
+                "attempt 1, p: identity saw offset 1",
+                "attempt 2, p: identity saw offset 1",
+                "attempt 2, p: fan-out saw offset 0",
+                "attempt 2, p: fan-out saw offset 1",
+            ],
             "what the first step said in the failed attempt is kept as such"
         );
         let output = chain.run(batch(&["bad"]), CUT).unwrap();

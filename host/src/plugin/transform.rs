@@ -171,6 +171,8 @@ impl Transform for WasmTransform {
     }
 
     fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+        // It takes the room of one that waits: there is room for one instance a thread.
+        drop(self.idle().pop());
         self.process(self.fresh_instance()?, input)
     }
 }

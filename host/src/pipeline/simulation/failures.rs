@@ -206,7 +206,7 @@ async fn a_record_has_one_dead_letter_whoever_refuses_it() {
 async fn what_was_logged_in_failed_attempts_goes_with_the_dead_letter() {
     let mut world = World::new(1);
     world.errors.retry_attempts = 2;
-    append_numbers(&world, 1..=6);
+    append_numbers(&world, 1..=5);
     let plugin = doubler().talkative().trap_on(br#""n":3}"#, TrapKind::Trap).retry_on(
         br#""n":5}"#,
         u64::MAX,
