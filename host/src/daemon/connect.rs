@@ -84,7 +84,12 @@ impl Connector<'_> {
         samplers: &mut Vec<Sampler>,
     ) -> Result<Supervised, StartError> {
         let pipeline = &prepared.pipeline;
-        let options = SourceOptions { memory_bytes, drain: self.project.settings.drain, ..SourceOptions::default() };
+        let options = SourceOptions {
+            memory_bytes,
+            outputs: pipeline.outputs.len(),
+            drain: self.project.settings.drain,
+            ..SourceOptions::default()
+        };
         let source = KafkaSource::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source, options);
         self.reach(pipeline, "source.kafka.topics", || async { Ok(source.look().await?) }).await?;
         let transforms: Vec<Arc<dyn Transform>> =

@@ -1,13 +1,12 @@
-//! Membership in a group: the one thread that polls the main queue, and what it answers to a rebalance.
+//! What the one thread that polls the main queue answers to a rebalance.
 //!
-//! In: rebalances and answers to commits from the client, positions from the slots. Out: events to the supervisor,
-//! commits. Partition queues are split inside the assign callback, before `incremental_assign`: later, records would
+//! In: rebalances and errors from the client. Out: events to the supervisor. Partition queues are split inside the assign callback, before `incremental_assign`: later, records would
 //! already have gone to the main queue. A partition is given back only after its task has ended, or the drain deadline
 //! has passed, and what was handed over is committed while we are still a member.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -20,14 +19,13 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as ListOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::client::{self, ClientVoice};
-use super::embedded::is_embedded;
-use super::governor;
+use super::commits::COMMIT_TIMEOUT;
 use super::memory::Budget;
-use super::native::{self, CommitAnswer, CommitQueue};
+use super::native;
 use super::reader::PartitionReader;
 use super::slot::{Renewals, Slot, lock};
 use super::start::{self, Beginning, Known};
@@ -36,23 +34,8 @@ use crate::config::{OnLost, Start};
 use crate::pipeline::{Assignment, Position, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
-/// How long one poll of the main queue waits; and while a reader waits for its first position to stand.
-const POLL: Duration = Duration::from_millis(50);
-const POLL_BEGINNING: Duration = Duration::from_millis(2);
-/// How often positions are committed.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
-/// How soon a first position that was refused is sent again: a rebalance refuses one or two.
-const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// After this an asynchronous commit that nobody answered counts as failed.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of a commit inside a rebalance, where nobody can poll meanwhile.
 const COMMIT_ATTEMPTS: u32 = 3;
-/// How often the ends of partitions are asked for.
-const ENDS_EVERY: Duration = Duration::from_secs(1);
-/// How often turns are taken, where not all partitions may fetch at once.
-const TURNS_EVERY: Duration = Duration::from_millis(50);
-/// Refusals in a row after which the operator is told: a rebalance refuses one or two.
-const REFUSALS_QUIET: u32 = 5;
 
 /// What a membership needs to know.
 #[derive(Debug, Clone)]
@@ -88,19 +71,19 @@ pub(super) struct Context {
     /// What this process remembers of partitions, beyond one membership.
     pub(super) known: Arc<Mutex<HashMap<TopicPartition, Known>>>,
     pub(super) generation: Arc<AtomicU64>,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
     events: mpsc::Sender<SourceEvent>,
-    me: OnceLock<Weak<BaseConsumer<Context>>>,
+    pub(super) me: OnceLock<Weak<BaseConsumer<Context>>>,
     phase: AtomicU8,
-    slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
+    pub(super) slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
     /// Queues of partitions that are assigned and not read: kept, so that nothing of them goes to the main queue.
-    parked: Mutex<HashMap<TopicPartition, PartitionQueue<Context>>>,
-    renewals: Renewals,
+    pub(super) parked: Mutex<HashMap<TopicPartition, PartitionQueue<Context>>>,
+    pub(super) renewals: Renewals,
     /// The commit that is not answered yet, and when it was sent.
-    commit_sent: Mutex<Option<(usize, Instant)>>,
-    commits_sent: AtomicUsize,
+    pub(super) commit_sent: Mutex<Option<(usize, Instant)>>,
+    pub(super) commits_sent: AtomicUsize,
     /// Until when everything must be committed, once somebody asked to leave.
-    leave_by: Mutex<Option<Instant>>,
+    pub(super) leave_by: Mutex<Option<Instant>>,
 }
 
 impl Context {
@@ -135,7 +118,7 @@ impl Context {
         self.phase.load(Ordering::SeqCst) == Phase::Reading as u8
     }
 
-    fn is_abandoned(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         self.phase.load(Ordering::SeqCst) == Phase::Abandoned as u8
     }
 
@@ -344,7 +327,7 @@ impl Context {
         }
     }
 
-    fn remember(&self, slot: &Slot) {
+    pub(super) fn remember(&self, slot: &Slot) {
         let known = Known {
             topic_id: slot.topic_id.clone(),
             next: slot.next.load(Ordering::Relaxed),
@@ -354,7 +337,7 @@ impl Context {
     }
 
     /// Gives back and begins anew what asked for it.
-    fn renew(&self, consumer: &BaseConsumer<Self>) {
+    pub(super) fn renew(&self, consumer: &BaseConsumer<Self>) {
         let wanted = std::mem::take(&mut *lock(&self.renewals));
         let partitions: Vec<TopicPartition> = {
             let (slots, parked) = (lock(&self.slots), lock(&self.parked));
@@ -372,118 +355,11 @@ impl Context {
         self.assign(consumer, &partitions);
     }
 
-    // ---------------------------------------------------------------------------------------------------- commits
-
-    /// Sends what was handed over since the last time, without waiting.
-    fn commit_soon(&self, consumer: &BaseConsumer<Self>, queue: &CommitQueue) {
-        let mut sent_at = lock(&self.commit_sent);
-        if let Some((_, since)) = *sent_at {
-            if since.elapsed() < COMMIT_TIMEOUT {
-                return;
-            }
-            *sent_at = None;
-            self.stats.commit_failures.bump();
-            for slot in lock(&self.slots).values() {
-                slot.refused();
-            }
-        }
-        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
-        let positions: Vec<(Arc<Slot>, Position)> =
-            slots.into_iter().filter_map(|slot| slot.send().map(|position| (slot, position))).collect();
-        if positions.is_empty() {
-            return;
-        }
-        let number = self.commits_sent.fetch_add(1, Ordering::Relaxed);
-        match queue.send(consumer.client(), &commit_list(&positions), number) {
-            Ok(()) => *sent_at = Some((number, Instant::now())),
-            Err(error) => {
-                self.stats.commit_failures.bump();
-                tracing::warn!(%error, "a commit was not sent: it is tried again");
-                for (slot, _) in &positions {
-                    slot.refused();
-                }
-            }
-        }
-    }
-
-    /// Whether a reader waits for its first position to stand.
-    fn is_beginning(&self) -> bool {
-        lock(&self.slots).values().any(|slot| slot.is_beginning())
-    }
-
-    /// Whether a first position is to be sent now.
-    fn wants_to_begin(&self, since_last: Duration) -> bool {
-        let slots = lock(&self.slots);
-        let mut refusals = slots.values().filter_map(|slot| slot.wants_to_begin());
-        refusals.any(|refusals| refusals == 0 || since_last >= BEGIN_AGAIN_AFTER)
-    }
-
-    /// Notes what became of a commit that was sent.
-    fn commit_answered(&self, answer: &CommitAnswer) {
-        {
-            let mut sent = lock(&self.commit_sent);
-            if sent.is_none_or(|(number, _)| number != answer.number) {
-                // It was given up, and what it held was sent again: this answer must not be taken for the newer one's.
-                return;
-            }
-            *sent = None;
-        }
-        let slots = lock(&self.slots);
-        for entry in &answer.entries {
-            let Some(slot) = slots.get(&TopicPartition::new(&entry.topic, entry.partition)) else { continue };
-            match answer.error.as_ref().or(entry.error.as_ref()) {
-                None => {
-                    self.stats.commits.bump();
-                    slot.accepted(entry.offset);
-                }
-                Some(error) => {
-                    self.stats.commit_failures.bump();
-                    if slot.refused() >= REFUSALS_QUIET {
-                        tracing::warn!(
-                            partition = %slot.partition, offset = entry.offset, error,
-                            "commits are refused again and again; they are tried on"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// Commits what is not accepted yet, and waits for the answer so long. True when nothing is left. The client's own
-    /// synchronous commit would wait for a broker that is away, without end.
-    fn commit_now(&self, consumer: &BaseConsumer<Self>, slots: &[Arc<Slot>], within: Duration) -> bool {
-        let positions: Vec<(Arc<Slot>, Position)> =
-            slots.iter().filter_map(|slot| slot.unaccepted().map(|position| (Arc::clone(slot), position))).collect();
-        if positions.is_empty() {
-            return true;
-        }
-        // A queue of its own: nothing but this commit's answer comes on it.
-        let queue = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
-        let answer = queue.send(consumer.client(), &commit_list(&positions), 0).map(|()| queue.answer(within));
-        let refusal = match answer {
-            Ok(Some(answer)) => answer.error.or(answer.entries.into_iter().find_map(|entry| entry.error)),
-            Ok(None) => Some(format!("no answer within {within:?}")),
-            Err(error) => Some(error),
-        };
-        match refusal {
-            None => {
-                self.stats.commits.add(positions.len() as u64);
-                positions.iter().for_each(|(slot, position)| slot.accepted_exactly(position));
-                true
-            }
-            Some(error) => {
-                self.stats.commit_failures.bump();
-                tracing::warn!(%error, "a commit was refused: it is tried again while there is time");
-                false
-            }
-        }
-    }
-
     // ----------------------------------------------------------------------------------------------- the main queue
 
     /// A record on the main queue: it belongs to a partition's own queue. It is not handed over out of order; its
     /// partition begins anew at what is committed.
-    fn stray_record(&self, message: &BorrowedMessage<'_>) {
+    pub(super) fn stray_record(&self, message: &BorrowedMessage<'_>) {
         if !self.is_reading() {
             return;
         }
@@ -498,7 +374,7 @@ impl Context {
         lock(&self.renewals).insert(partition);
     }
 
-    fn main_queue_error(&self, error: &KafkaError) {
+    pub(super) fn main_queue_error(&self, error: &KafkaError) {
         self.stats.client_errors.bump();
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let last = self.voice.last().map(|last| last.text).unwrap_or_default();
@@ -515,194 +391,8 @@ impl Context {
     }
 }
 
-/// How far a membership is with leaving. The thread that tells it ends with the last word.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Left {
-    /// Everything that was handed over is committed.
-    pub(super) is_committed: bool,
-    /// The group is left.
-    pub(super) is_over: bool,
-}
-
-/// Joins the group on a thread of its own, which says how far it is with leaving.
-pub(super) fn spawn(consumer: Arc<BaseConsumer<Context>>) -> std::io::Result<watch::Receiver<Left>> {
-    let context = Arc::clone(consumer.context());
-    context.me.set(Arc::downgrade(&consumer)).ok();
-    let (left, told) = watch::channel(Left::default());
-    thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poll_until_left(consumer, &left))?;
-    Ok(told)
-}
-
-/// The thread's whole life. The last handle of the consumer dies here, never in a reader.
-fn poll_until_left(consumer: Arc<BaseConsumer<Context>>, left: &watch::Sender<Left>) {
-    let context = Arc::clone(consumer.context());
-    let (stop, stopped) = std_mpsc::channel();
-    let keeper = {
-        let consumer = Arc::downgrade(&consumer);
-        let every = if context.budget.fetching_max().is_some() { TURNS_EVERY } else { ENDS_EVERY };
-        thread::Builder::new().name("kafka-keeper".to_owned()).spawn(move || keep(&consumer, &stopped, every))
-    };
-    let commits = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
-    let mut committed_at = Instant::now();
-    while context.is_reading() {
-        poll_once(&consumer, &context, if context.is_beginning() { POLL_BEGINNING } else { POLL });
-        context.renew(&consumer);
-        while let Some(answer) = commits.answer(Duration::ZERO) {
-            context.commit_answered(&answer);
-        }
-        let since_last = committed_at.elapsed();
-        if since_last >= COMMIT_EVERY || context.wants_to_begin(since_last) {
-            context.commit_soon(&consumer, &commits);
-            committed_at = Instant::now();
-        }
-    }
-    drop(commits);
-    drop(stop);
-    let is_committed = leave(&consumer, &context);
-    left.send_replace(Left { is_committed, is_over: false });
-    if let Ok(keeper) = keeper {
-        keeper.join().ok();
-    }
-    // The last handle: dropping it leaves the group.
-    drop(consumer);
-    left.send_replace(Left { is_committed, is_over: true });
-}
-
-fn poll_once(consumer: &BaseConsumer<Context>, context: &Context, wait: Duration) {
-    match consumer.poll(wait) {
-        None => {}
-        Some(Ok(message)) => context.stray_record(&message),
-        Some(Err(error)) => context.main_queue_error(&error),
-    }
-}
-
-/// Ends all that is read and commits while still a member, with polls between the tries: a rebalance refuses commits.
-/// True where all of it is committed.
-fn leave(consumer: &BaseConsumer<Context>, context: &Context) -> bool {
-    let slots: Vec<Arc<Slot>> = lock(&context.slots).values().cloned().collect();
-    for slot in &slots {
-        slot.detach();
-        slot.fence();
-        context.remember(slot);
-    }
-    lock(&context.parked).clear();
-    let deadline = lock(&context.leave_by).unwrap_or_else(Instant::now);
-    let mut is_committed = false;
-    while !context.is_abandoned() {
-        let within = COMMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        is_committed = context.commit_now(consumer, &slots, within);
-        if is_committed || within.is_zero() {
-            break;
-        }
-        poll_once(consumer, context, POLL);
-    }
-    if !is_committed {
-        tracing::warn!("the last positions were not committed: what came since is read again by the next owner");
-    }
-    context.enter(Phase::Closing);
-    lock(&context.slots).clear();
-    lock(&context.parked).clear();
-    is_committed
-}
-
-/// Looks at the ends of partitions and at the topics' ids now and then, and says whose turn to fetch it is; on a thread
-/// of its own, since it waits for answers.
-fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>, every: Duration) {
-    let mut checked_at = Instant::now();
-    while matches!(stopped.recv_timeout(every), Err(std_mpsc::RecvTimeoutError::Timeout)) {
-        let Some(consumer) = consumer.upgrade() else { return };
-        let context = consumer.context();
-        let slots: Vec<Arc<Slot>> = lock(&context.slots).values().cloned().collect();
-        if slots.is_empty() {
-            continue;
-        }
-        let partitions: Vec<TopicPartition> = slots.iter().map(|slot| slot.partition.clone()).collect();
-        match start::ends(&consumer, &partitions, Duration::from_secs(5)) {
-            Ok(ends) => {
-                context.voice.forget();
-                for slot in &slots {
-                    if let Some(end) = ends.get(&slot.partition) {
-                        slot.high.store(*end, Ordering::Relaxed);
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%error, "the ends of the partitions are not known at the moment"),
-        }
-        if let Some(fetching_max) = context.budget.fetching_max() {
-            take_turns(&consumer, &slots, fetching_max);
-        }
-        if checked_at.elapsed() >= context.settings.topic_check {
-            checked_at = Instant::now();
-            compare_ids(&consumer, context, &slots);
-        }
-    }
-}
-
-/// Pauses and resumes partitions, where not all may fetch at once.
-fn take_turns(consumer: &BaseConsumer<Context>, slots: &[Arc<Slot>], fetching_max: usize) {
-    let views: Vec<governor::View> = slots.iter().map(|slot| slot.view()).collect();
-    let turns = governor::turns(&views, fetching_max);
-    let list_of = |indices: &[usize]| {
-        let mut list = TopicPartitionList::with_capacity(indices.len());
-        for slot in indices.iter().filter_map(|index| slots.get(*index)) {
-            list.add_partition(&slot.partition.topic, slot.partition.partition);
-        }
-        list
-    };
-    // A partition that was given back meanwhile is no error: its slot is gone too.
-    for (indices, is_fetching) in [(turns.pause, false), (turns.resume, true)] {
-        if indices.is_empty() {
-            continue;
-        }
-        let list = list_of(&indices);
-        let changed = if is_fetching { consumer.resume(&list) } else { consumer.pause(&list) };
-        if let Err(error) = changed {
-            tracing::debug!(%error, "a turn was not taken");
-        }
-        for slot in indices.iter().filter_map(|index| slots.get(*index)) {
-            slot.set_fetching(is_fetching);
-        }
-    }
-}
-
-/// A topic that vanished and returned is read from its beginning, or stops the pipeline: the client itself is silent.
-fn compare_ids(consumer: &BaseConsumer<Context>, context: &Context, slots: &[Arc<Slot>]) {
-    if is_embedded(&context.settings.brokers) {
-        return;
-    }
-    let topics: Vec<&str> = {
-        let mut topics: Vec<&str> = slots.iter().map(|slot| &*slot.partition.topic).collect();
-        topics.dedup();
-        topics
-    };
-    let Ok(ids) = native::topic_ids(consumer.client(), &topics, Duration::from_secs(5)) else { return };
-    for slot in slots {
-        match (ids.get(&*slot.partition.topic), &slot.topic_id) {
-            (Some(now), Some(before)) if now != before => {
-                tracing::error!(partition = %slot.partition, before, now, "the topic was made anew");
-                lock(&context.renewals).insert(slot.partition.clone());
-            }
-            (None, Some(before)) => tracing::warn!(partition = %slot.partition, before, "the topic is gone"),
-            _ => {}
-        }
-    }
-}
-
 fn add(list: &mut TopicPartitionList, partition: &TopicPartition, offset: ListOffset) {
     list.add_partition_offset(&partition.topic, partition.partition, offset).expect("offsets of a log are never odd");
-}
-
-fn commit_list(positions: &[(Arc<Slot>, Position)]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(positions.len());
-    for (slot, position) in positions {
-        let mut element = list.add_partition(&slot.partition.topic, slot.partition.partition);
-        element.set_offset(ListOffset::Offset(position.next.0)).expect("offsets of a log are never odd");
-        if !position.metadata.is_empty() {
-            // Once for each element of a fresh list: a second time would leak the first.
-            element.set_metadata(&position.metadata);
-        }
-    }
-    list
 }
 
 fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {

@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A batch is there three times while it is under way: as it was read, as it is written, and in the sink's own client.
-const COPIES: usize = 3;
 /// The unit of a lease.
 const UNIT_BYTES: usize = 1024;
 
@@ -19,13 +17,16 @@ const UNIT_BYTES: usize = 1024;
 pub(super) struct Budget {
     room: Arc<Semaphore>,
     units: usize,
+    /// How often a batch is there while it is under way: as it was read; and for each output that its records may leave
+    /// by as it is written, and in the sink's own client.
+    copies: usize,
     record_bytes_max: usize,
     /// How many partitions may fetch at once; none: all.
     fetching_max: Option<usize>,
 }
 
 impl Budget {
-    pub(super) fn new(memory_bytes: usize, partitions: usize, record_bytes_max: usize) -> Self {
+    pub(super) fn new(memory_bytes: usize, outputs: usize, partitions: usize, record_bytes_max: usize) -> Self {
         let half = memory_bytes / 2;
         // A record in a queue, half of the next one on its way.
         let partition_bytes = record_bytes_max.saturating_mul(3) / 2;
@@ -34,6 +35,7 @@ impl Budget {
         Self {
             room: Arc::new(Semaphore::new(units)),
             units,
+            copies: 1 + 2 * outputs.max(1),
             record_bytes_max,
             fetching_max: (fetching < partitions).then_some(fetching),
         }
@@ -46,7 +48,7 @@ impl Budget {
 
     /// What so many bytes of records cost.
     fn units_of(&self, bytes: usize) -> usize {
-        (bytes.saturating_mul(COPIES) / UNIT_BYTES + 1).min(self.units)
+        (bytes.saturating_mul(self.copies) / UNIT_BYTES + 1).min(self.units)
     }
 
     /// What a batch of at most `batch_bytes` may cost before it is known: it may end with the largest record, and
@@ -171,14 +173,14 @@ mod tests {
 
     #[test]
     fn all_partitions_fetch_where_their_records_fit() {
-        assert_eq!(Budget::new(256 * MIB, 64, MIB).fetching_max(), None);
-        assert_eq!(Budget::new(256 * MIB, 64, 10 * MIB).fetching_max(), Some(8));
-        assert_eq!(Budget::new(MIB, 64, 10 * MIB).fetching_max(), Some(1));
+        assert_eq!(Budget::new(256 * MIB, 1, 64, MIB).fetching_max(), None);
+        assert_eq!(Budget::new(256 * MIB, 1, 64, 10 * MIB).fetching_max(), Some(8));
+        assert_eq!(Budget::new(MIB, 1, 64, 10 * MIB).fetching_max(), Some(1));
     }
 
     #[tokio::test]
     async fn a_lease_comes_back_when_its_records_are_done() {
-        let budget = Arc::new(Budget::new(64 * MIB, 1, MIB));
+        let budget = Arc::new(Budget::new(64 * MIB, 1, 1, MIB));
         let free = budget.room.available_permits();
         let mut lease = Lease::none(Arc::clone(&budget));
         lease.fill(2 * MIB).await;
@@ -195,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_larger_than_the_budget_takes_all_of_it() {
-        let budget = Arc::new(Budget::new(MIB, 1, 10 * MIB));
+        let budget = Arc::new(Budget::new(MIB, 1, 1, 10 * MIB));
         let mut lease = Lease::none(Arc::clone(&budget));
         lease.fill(MIB).await;
         assert_eq!(budget.room.available_permits(), 0);

@@ -3,8 +3,8 @@
 //! In: brokers and topics by name, positions to commit, rows and letters to write. Out: batches of records, partition
 //! by partition, in offset order; delivery reports. The client is librdkafka; no other room names it.
 //!
-//! - [`KafkaSource`]: membership in a group. `source` opens and closes, `consumer` answers rebalances on the one thread
-//!   that polls, `start` decides where a partition begins and whether records were lost, `slot` is one assigned
+//! - [`KafkaSource`]: membership in a group. `source` opens and closes, `membership` is the one thread that polls,
+//!   `consumer` answers rebalances on it, `commits` sends positions, `keeper` looks at ends and topics beside it, `start` decides where a partition begins and whether records were lost, `slot` is one assigned
 //!   partition (its queue, and the positions to commit), `reader` makes batches of it.
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order, waits for delivery reports and tries
@@ -18,10 +18,13 @@
 mod admin;
 mod check;
 mod client;
+mod commits;
 mod consumer;
 mod dead_letters;
 mod embedded;
 mod governor;
+mod keeper;
+mod membership;
 mod memory;
 mod native;
 mod producer;

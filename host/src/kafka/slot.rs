@@ -289,7 +289,7 @@ mod tests {
     use crate::record::Offset;
 
     fn slot() -> Slot {
-        let budget = Arc::new(Budget::new(1 << 20, 1, 1 << 10));
+        let budget = Arc::new(Budget::new(1 << 20, 1, 1, 1 << 10));
         let shared = (Renewals::default(), Arc::default(), budget);
         Slot::new(TopicPartition::new("t", 0), None, (0, 10), Some(at(0)), shared)
     }

@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admin::Probe;
 use super::client::{self, OWN_CONSUMER_PROPERTIES};
-use super::consumer::{self, Context, Left, Phase, Settings};
+use super::consumer::{Context, Phase, Settings};
+use super::membership::{self, Left};
 use super::memory::Budget;
 use super::sink::message_bytes_max;
 use super::slot::lock;
@@ -31,6 +32,8 @@ use crate::record::{Offset, TopicPartition};
 pub struct SourceOptions {
     /// This source's share of the process's memory budget.
     pub memory_bytes: usize,
+    /// How many outputs a record may leave by: each has a copy of it while it is under way.
+    pub outputs: usize,
     /// How long a task may take to end when its partition goes.
     pub drain: Duration,
     /// How long to wait for the brokers when opening.
@@ -43,6 +46,7 @@ impl Default for SourceOptions {
     fn default() -> Self {
         Self {
             memory_bytes: 256 << 20,
+            outputs: 1,
             drain: Duration::from_secs(30),
             open_timeout: Duration::from_secs(10),
             topic_check: Duration::from_secs(30),
@@ -156,7 +160,7 @@ impl Inner {
 
     fn join(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         let partitions = self.look_up_topics()?;
-        let budget = Budget::new(self.options.memory_bytes, partitions, self.record_bytes_max());
+        let budget = Budget::new(self.options.memory_bytes, self.options.outputs, partitions, self.record_bytes_max());
         if let Some(fetching) = budget.fetching_max() {
             tracing::info!(
                 partitions,
@@ -176,7 +180,7 @@ impl Inner {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(refused)?;
         let context = Arc::clone(consumer.context());
-        let left = consumer::spawn(Arc::new(consumer))
+        let left = membership::spawn(Arc::new(consumer))
             .map_err(|error| SourceError::Broken(format!("no thread for the Kafka client: {error}")))?;
         *lock(&self.member) = Some(Member { context, left });
         Ok(())
