@@ -2,6 +2,7 @@
 # services.sh up|down|status [kafka] [cassandra]
 # services.sh how     docker or java: what `up` would start them with
 # services.sh java    the Java 17 that it would start them with
+# services.sh jars kafka|cassandra    the directory of its jars, fetched where they are not there yet
 #
 # Real Kafka and real Cassandra for development and tests. With Docker, where an engine answers: the compose file at the
 # top of the repository. Without: as processes of a local Java 17, from jars that Maven fetches once into a cache.
@@ -160,7 +161,7 @@ jars() {
         command -v mvn >/dev/null || fail "Maven is missing: it fetches Kafka and Cassandra where no Docker engine answers.
   Debian, Ubuntu: apt-get install -y maven
   macOS:          brew install maven"
-        say "fetching $service $version into $into (about 60 MB, once)"
+        say "fetching $service $version into $into (about 60 MB, once)" >&2
         local partial=$into.partial.$$
         rm -rf "$partial"
         mkdir -p "$cache"
@@ -344,6 +345,15 @@ case $verb in
     java)
         find_java
         say "$java"
+        exit
+        ;;
+    jars)
+        case ${1:-} in
+            kafka) jars kafka "$kafka_version" ;;
+            cassandra) jars cassandra "$cassandra_version" ;;
+            *) fail "jars of kafka or of cassandra, not of ${1:-nothing}" ;;
+        esac
+        say "$libs"
         exit
         ;;
 esac

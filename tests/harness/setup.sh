@@ -106,12 +106,12 @@ guests() {
     (or, on Debian: apt-get install rustc-web cargo-web rust-web-src lld-22)"
 }
 
+# Beside a Docker engine too: some tests stop a Cassandra of their own, and Kafka's tools run on Java.
 services() {
-    [ "$("$here/services.sh" how)" = java ] || return 0
     "$here/services.sh" java >/dev/null 2>&1 || apt_install openjdk-17-jre-headless \
-        || lacks "a Docker engine, or Java 17, for Kafka and Cassandra: apt-get install openjdk-17-jre-headless"
+        || lacks "Java 17, for Kafka's tools and Cassandra: apt-get install openjdk-17-jre-headless"
     command -v mvn >/dev/null || apt_install maven \
-        || lacks "a Docker engine, or Maven, for Kafka and Cassandra: apt-get install maven"
+        || lacks "Maven, which fetches Kafka's tools and Cassandra: apt-get install maven"
 }
 
 compilers
