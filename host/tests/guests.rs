@@ -13,7 +13,7 @@ use pelton::config::Limits;
 use pelton::pipeline::{
     LogLine, MetricUpdate, OutOp, OutRow, Span, Transform as _, TransformError, TransformInput, TrapKind,
 };
-use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
+use pelton::plugin::{Capability, Compiler, LoadError, Runtime, WasmTransform};
 use pelton::record::{Batch, Field, FieldColumn, FieldType, Offset, Policy, TopicPartition};
 use proptest::prelude::*;
 use support::{apply, batch, load, load_with, refused};
@@ -28,12 +28,7 @@ macro_rules! guests {
 
 #[test]
 fn every_guest_has_a_test_and_every_test_a_guest() {
-    let folders: BTreeSet<String> = std::fs::read_dir(support::guests_dir())
-        .unwrap()
-        .map(Result::unwrap)
-        .filter(|entry| entry.file_type().unwrap().is_dir())
-        .map(|entry| entry.file_name().into_string().unwrap())
-        .collect();
+    let folders: BTreeSet<String> = support::guests().into_iter().collect();
     assert_eq!(folders, TESTED.iter().map(|name| (*name).to_owned()).collect());
 }
 
@@ -82,6 +77,12 @@ fn stopped_in_time(guest: &str) -> Trapped {
     assert!(used >= limits.cpu_per_batch, "stopped after {used:?}");
     assert!(used < limits.cpu_per_batch + Duration::from_millis(100), "stopped after {used:?}");
     trapped
+}
+
+/// Enough CPU time for what sins in another way.
+fn patient() -> Limits {
+    let seconds = Duration::from_secs(20);
+    Limits { cpu_per_batch: seconds, cpu_per_record: seconds, ..Limits::default() }
 }
 
 fn with_output(output_bytes: usize) -> Limits {
@@ -304,6 +305,172 @@ guests! {
         assert_eq!(trapped.message, "clock.time was asked for row 1, which is not in the current batch");
     }
 
+    reallocs_outside => { lies("reallocs_outside", "beyond end of memory"); }
+    reallocs_askew => { lies("reallocs_askew", "not aligned"); }
+
+    reallocs_one_place => {
+        // Its own input lies in ruins, and what it answers holds all the same.
+        assert_eq!(apply(&load("reallocs_one_place"), &batch(&["a", "b"])).unwrap().rows.len(), 2);
+    }
+
+    spins_in_realloc => { stopped_in_time("spins_in_realloc"); }
+    spins_in_post_return => { stopped_in_time("spins_in_post_return"); }
+
+    grows_in_realloc => {
+        let limits = Limits { memory_bytes: 24 << 20, ..Limits::default() };
+        match load_with("grows_in_realloc", &[], limits) {
+            Err(LoadError::Start { kind: TrapKind::MemoryLimit, .. }) => {}
+            Ok(guest) => assert_eq!(trap_of(&guest, &batch(&["a"])).kind, TrapKind::MemoryLimit),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    calls_out_of_realloc => {
+        let trapped = trapped("calls_out_of_realloc", Limits::default());
+        assert_eq!(trapped.kind, TrapKind::Trap);
+        assert!(trapped.message.contains("cannot leave component instance"), "{}", trapped.message);
+    }
+
+    traps_in_post_return => {
+        let trapped = trapped("traps_in_post_return", Limits::default());
+        assert_eq!(trapped.kind, TrapKind::Trap);
+        assert!(trapped.backtrace.starts_with("tidy_up"), "{}", trapped.backtrace);
+    }
+
+    spins_in_start => {
+        let error = refused("spins_in_start");
+        assert!(matches!(error, LoadError::Start { kind: TrapKind::CpuLimit, .. }), "{error}");
+    }
+
+    fills_its_table => {
+        let trapped = trapped("fills_its_table", patient());
+        assert_eq!(trapped.kind, TrapKind::MemoryLimit, "{}", trapped.message);
+        assert!(trapped.backtrace.starts_with("out-of-table"), "{}", trapped.backtrace);
+    }
+
+    born_with_a_giant_table => {
+        let error = refused("born_with_a_giant_table");
+        assert!(matches!(error, LoadError::Compile { .. }), "{error}");
+        assert!(error.to_string().contains("table"), "{error}");
+    }
+
+    creeps => {
+        let guest = load_with("creeps", &[], patient()).unwrap();
+        for _ in 0..40 {
+            apply(&guest, &batch(&["a"])).expect("an instance that has grown is replaced in time");
+        }
+    }
+
+    lies_later => {
+        let guest = load("lies_later");
+        assert!(apply(&guest, &batch(&["a"])).is_ok());
+        assert!(apply(&guest, &batch(&["a"])).is_ok());
+        assert_eq!(trap_of(&guest, &batch(&["a"])).kind, TrapKind::InvalidOutput);
+        assert!(apply(&guest, &batch(&["a"])).is_ok(), "a fresh instance");
+    }
+
+    dawdles => {
+        let unlimited = patient();
+        let used = apply(&load_with("dawdles", &[], unlimited).unwrap(), &batch(&["a"])).unwrap().usage.cpu_ns;
+        let twice = Duration::from_nanos(used * 2);
+        let limits = Limits { cpu_per_batch: twice, cpu_per_record: twice, ..Limits::default() };
+        let guest = load_with("dawdles", &[], limits).unwrap();
+        for _ in 0..4 {
+            apply(&guest, &batch(&["a"])).expect("each batch has the whole budget: nothing is carried over");
+        }
+    }
+
+    speaks_from_the_deep => {
+        let trapped = trapped("speaks_from_the_deep", patient());
+        assert_eq!(trapped.kind, TrapKind::Trap);
+        assert!(trapped.message.contains("stack"), "{}", trapped.message);
+    }
+
+    shouts => {
+        let trapped = trapped("shouts", Limits::default());
+        assert_eq!(trapped.kind, TrapKind::CpuLimit, "{}", trapped.message);
+        assert!(trapped.logs.iter().all(|line| line.message.len() < 5_000));
+    }
+
+    floods_failures => {
+        let trapped = trapped("floods_failures", patient());
+        assert_eq!(trapped.kind, TrapKind::InvalidOutput, "{}", trapped.message);
+        assert!(trapped.message.contains("failure code"), "{}", trapped.message);
+    }
+
+    refuses_at_length => {
+        let error = refused("refuses_at_length");
+        assert!(matches!(error, LoadError::Config { .. }), "another error");
+        let error = error.to_string();
+        assert!(error.len() < 5_000, "{} bytes", error.len());
+        assert!(error.ends_with("(41943040 bytes, cut)"), "{}", &error[4_000..]);
+    }
+
+    gives_up_at_length => {
+        let trapped = trapped("gives_up_at_length", patient());
+        assert_eq!(trapped.kind, TrapKind::Fatal);
+        assert!(trapped.message.len() < 5_000, "{} bytes", trapped.message.len());
+    }
+
+    names_itself_at_length => {
+        let trapped = trapped("names_itself_at_length", patient());
+        assert_eq!(trapped.kind, TrapKind::Trap);
+        assert!(trapped.backtrace.starts_with("nnnn"));
+        assert!(trapped.backtrace.len() < 64 * 600, "{} bytes", trapped.backtrace.len());
+    }
+
+    exports_without_end => {
+        let error = refused("exports_without_end").to_string();
+        assert_eq!(error, "it has more than 1000 exports, a plugin may have 1000");
+    }
+
+    compiles_for_ever => {
+        let error = refused("compiles_for_ever");
+        assert!(matches!(error, LoadError::TooCostly { .. }), "{error}");
+    }
+
+    weighs_100_mib => {
+        let error = refused("weighs_100_mib");
+        assert!(matches!(error, LoadError::TooLarge { max: 67_108_864, .. }), "{error}");
+    }
+
+    brings_much_code => {
+        // Within what is set aside for its size, or not: in either case it costs this process no more than the image.
+        match load_with("brings_much_code", &[], Limits::default()) {
+            Ok(guest) => assert!(apply(&guest, &batch(&["a"])).is_ok()),
+            Err(error) => assert!(matches!(error, LoadError::TooCostly { .. }), "{error}"),
+        }
+    }
+
+    carries_ballast => {
+        assert!(apply(&load("carries_ballast"), &batch(&["a"])).is_ok());
+    }
+
+    brings_giant_data => {
+        assert!(apply(&load("brings_giant_data"), &batch(&["a"])).is_ok());
+    }
+
+    brings_many_modules => {
+        let error = refused("brings_many_modules");
+        assert!(matches!(error, LoadError::Start { kind: TrapKind::MemoryLimit, .. }), "{error}");
+        assert!(error.to_string().contains("instance count too high"), "{error}");
+    }
+
+    hoards_handles => {
+        let trapped = trapped("hoards_handles", patient());
+        assert!(trapped.message.contains("handle limit"), "{}", trapped.message);
+    }
+
+    prints_in_knots => {
+        let trapped = trapped("prints_in_knots", patient());
+        assert_eq!(trapped.kind, TrapKind::OutputLimit, "{}", trapped.message);
+    }
+
+    forges_handles => {
+        let trapped = trapped("forges_handles", Limits::default());
+        assert!(trapped.message.contains("unknown handle index"), "{}", trapped.message);
+    }
+
     hides_state => {
         let guest = load("hides_state");
         let records = batch(&["a"]);
@@ -494,6 +661,37 @@ fn a_compiled_plugin_is_kept_and_used_again() {
     }
 }
 
+/// A plugin may be compiled for hours by its author, and in the daemon it is not: what the compiler's process makes is as
+/// good as what this process makes.
+#[test]
+fn what_the_child_compiles_is_what_this_process_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = |name: &str, compiler: Compiler| {
+        let cache = dir.path().join(name);
+        let runtime = Runtime::with_compiler(Some(&cache), 1, compiler).unwrap();
+        support::load_on(&runtime, "mirrors", &serde_json::Value::Null);
+        let file = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap();
+        (file.file_name(), std::fs::metadata(file.path()).unwrap().len())
+    };
+    let child = Compiler::Child(env!("CARGO_BIN_EXE_pelton").into());
+    assert_eq!(image("here", Compiler::Here), image("child", child));
+}
+
+#[test]
+fn a_compiler_that_is_not_there_or_says_nothing_is_an_error_and_no_plugin() {
+    for (program, said) in [
+        ("/no/such/program", "no process to compile it in"),
+        ("/bin/false", "does not compile"),
+        ("/bin/true", "this engine does not run it"),
+    ] {
+        let runtime = Runtime::with_compiler(None, 1, Compiler::Child(program.into())).unwrap();
+        let bytes = support::component("chokes");
+        let (config, grants) = (serde_json::Value::Null, BTreeSet::new());
+        let error = WasmTransform::from_bytes(&runtime, "x", &bytes, &config, &grants, Limits::default()).unwrap_err();
+        assert!(error.to_string().contains(said), "{program}: {error}");
+    }
+}
+
 #[test]
 fn a_cache_that_cannot_be_written_costs_no_plugin() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -555,6 +753,8 @@ proptest! {
         end in proptest::option::of(any::<proptest::sample::Index>()),
     ) {
         static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| support::component("mirrors"));
+        // Hundreds of compilations: without a process for each.
+        static HERE: LazyLock<std::sync::Arc<Runtime>> = LazyLock::new(|| Runtime::new(None, 1).unwrap());
         let mut bytes = WHOLE.clone();
         for (at, value) in flips {
             let at = at.index(bytes.len());
@@ -566,7 +766,7 @@ proptest! {
         let limits = Limits { cpu_per_batch: Duration::from_millis(50), ..Limits::default() };
         let config = serde_json::Value::Null;
         let grants = Capability::ALL.into();
-        if let Ok(guest) = WasmTransform::from_bytes(support::runtime(), "mangled", &bytes, &config, &grants, limits) {
+        if let Ok(guest) = WasmTransform::from_bytes(&HERE, "mangled", &bytes, &config, &grants, limits) {
             let names = vec![text_column(&["Ann"]); guest.subscription().value_fields.len()];
             let _ = guest.apply(&TransformInput { batch: &batch(&["a"]), value_fields: &names });
         }

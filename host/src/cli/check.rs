@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let reading = config::read(&args.dir, &ProcessEnvironment);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let runtime = Runtime::new(Some(&reading.settings.cache_dir), threads)?;
+    let runtime = Runtime::isolated(Some(&reading.settings.cache_dir), threads)?;
     let examined = startup::examine(&reading, &runtime);
     let mut problems = examined.problems;
     if args.online {

@@ -8,6 +8,7 @@
 //! gets a variant in [`Verb`] and a line in [`dispatch`]. A verb that needs an async runtime starts its own.
 
 mod check;
+mod compile_plugin;
 mod daemon_address;
 mod demo;
 mod pause;
@@ -62,6 +63,9 @@ enum Verb {
     /// Make, build, test and look into plugins
     #[command(subcommand)]
     Plugin(plugin::Verb),
+    /// Compile one plugin under limits, from standard input to standard output: `pelton` runs this of itself
+    #[command(hide = true)]
+    CompilePlugin(compile_plugin::Args),
 }
 
 fn dispatch(verb: Verb) -> Outcome {
@@ -73,6 +77,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Pause(args) => pause::pause(args),
         Verb::Resume(args) => pause::resume(args),
         Verb::Plugin(verb) => plugin::run(verb),
+        Verb::CompilePlugin(args) => compile_plugin::run(&args),
     }
 }
 

@@ -51,7 +51,7 @@ struct PluginReport {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let runtime = Runtime::new(None, 1)?;
+    let runtime = Runtime::isolated(None, 1)?;
     let mut report = Report { passed: true, plugins: Vec::new() };
     for dir in plugins_of(&args.dir)? {
         let plugin = test(&runtime, &dir, args)?;

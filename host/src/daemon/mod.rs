@@ -93,7 +93,7 @@ impl Ready {
     ) -> Result<Self, StartError> {
         let start = startup::start(dir, environment, |settings| {
             log(&settings.log)?;
-            Ok(plugin::Runtime::new(Some(&settings.cache_dir), compute_threads())?)
+            Ok(plugin::Runtime::isolated(Some(&settings.cache_dir), compute_threads())?)
         });
         match start {
             Ok((project, pipelines)) => Ok(Self { project, pipelines }),

@@ -15,6 +15,11 @@ pub const PACKAGE: &str = "pelton:plugin";
 /// The version of the interface that this host speaks.
 pub const INTERFACE_VERSION: &str = "0.1.0";
 
+/// Imports, and exports, of a component.
+const NAMES_MAX: usize = 1_000;
+/// Bytes of the name of one; a package, an interface, a version.
+const NAME_BYTES_MAX: usize = 500;
+
 /// What a component says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Description {
@@ -54,6 +59,14 @@ pub enum ArtifactError {
          `wasm-tools component new` does"
     )]
     CoreModule,
+    /// More names, or longer ones, than any plugin has.
+    #[error("it has {found}, a plugin may have {max}")]
+    Names {
+        /// How many, or how long.
+        found: String,
+        /// What is allowed.
+        max: usize,
+    },
     /// Cut off, or damaged.
     #[error("the file is damaged at byte {offset}: {message}")]
     Malformed {
@@ -127,19 +140,32 @@ fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), ArtifactE
                     let import = import.map_err(malformed)?;
                     // A type by another name, such as those that a world `use`s: nothing to grant.
                     if !matches!(import.ty, ComponentTypeRef::Type(TypeBounds::Eq(_))) {
-                        imports.push(import.name.full_name().into_owned());
+                        note(&mut imports, "imports", import.name.full_name().into_owned())?;
                     }
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
-                    exports.push(export.map_err(malformed)?.name.full_name().into_owned());
+                    note(&mut exports, "exports", export.map_err(malformed)?.name.full_name().into_owned())?;
                 }
             }
             _ => {}
         }
     }
     Ok((imports, exports))
+}
+
+/// Keeps a name, as long as names stay what a person could read in a message.
+fn note(names: &mut Vec<String>, what: &str, name: String) -> Result<(), ArtifactError> {
+    if name.len() > NAME_BYTES_MAX {
+        let found = format!("a name of {} bytes among its {what}", name.len());
+        return Err(ArtifactError::Names { found, max: NAME_BYTES_MAX });
+    }
+    if names.len() == NAMES_MAX {
+        return Err(ArtifactError::Names { found: format!("more than {NAMES_MAX} {what}"), max: NAMES_MAX });
+    }
+    names.push(name);
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]

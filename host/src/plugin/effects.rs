@@ -177,7 +177,8 @@ impl EffectsBuffer {
     }
 }
 
-fn cut(mut message: String) -> String {
+/// A guest's own words, cut to [`LINE_BYTES_MAX`].
+pub(super) fn cut(mut message: String) -> String {
     if message.len() > LINE_BYTES_MAX {
         let bytes = message.len();
         message.truncate(message.floor_char_boundary(LINE_BYTES_MAX));

@@ -58,6 +58,12 @@ pub enum LoadError {
         /// What the compiler said.
         message: String,
     },
+    /// Compiling it costs more than is set aside for that.
+    #[error("its code cannot be compiled within limits: {message}")]
+    TooCostly {
+        /// Which limit.
+        message: String,
+    },
     /// It failed before its first batch.
     #[error("it failed while it started: {}", started(.kind, message, backtrace, logs))]
     Start {
@@ -90,8 +96,14 @@ pub enum LoadError {
     },
 }
 
+/// Names of a guest's choosing: as many as a person reads.
 fn listed(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    const SHOWN: usize = 10;
+    match names.get(..SHOWN) {
+        Some(first) if names.len() > SHOWN => format!("{} and {} more", first.join(", "), names.len() - SHOWN),
+        _ if names.is_empty() => "nothing".to_owned(),
+        _ => names.join(", "),
+    }
 }
 
 fn started(kind: &TrapKind, message: &str, backtrace: &str, logs: &[LogLine]) -> String {

@@ -12,7 +12,7 @@ use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 use super::bindings::{Transform, TransformPre, types};
 use super::budget::{Budget, LimitHit, MemoryLimiter, cpu_of_call};
 use super::check::{Checked, Frame, Lie, check};
-use super::effects::{EffectsBuffer, MetricNames};
+use super::effects::{EffectsBuffer, MetricNames, cut};
 use super::error::LoadError;
 use super::state::{Rows, State};
 use crate::config::Limits;
@@ -25,6 +25,8 @@ const START_CPU: Duration = Duration::from_secs(5);
 const START_WALL: Duration = Duration::from_secs(120);
 /// What crosses beside the bytes of the output: the host's own sizes of what it lifts.
 const LIFT_SLACK_BYTES: usize = 1 << 20;
+/// Bytes of a name in a backtrace: a guest chooses its names.
+const FRAME_BYTES_MAX: usize = 500;
 /// Bytes that the host counts for each byte that comes out, at most: tables of failures are wider in the host.
 const LIFT_FACTOR: usize = 4;
 
@@ -89,7 +91,7 @@ impl Instance {
                 let said = store.data_mut().effects.take();
                 Ok((Self { store, guest, headers: Vec::new() }, subscription, said.logs))
             }
-            Ok(Err(message)) => Err(LoadError::Config { message }),
+            Ok(Err(message)) => Err(LoadError::Config { message: cut(message) }),
             Err(error) => Err(not_started(&mut store, &error)),
         }
     }
@@ -117,10 +119,10 @@ impl Instance {
         let output = match answer {
             Ok(Ok(output)) => output,
             Ok(Err(types::Error::Retry(message))) => {
-                return Err(TransformError::Retry { message, logs: self.last_lines() });
+                return Err(TransformError::Retry { message: cut(message), logs: self.last_lines() });
             }
             Ok(Err(types::Error::Fatal(message))) => {
-                return Err(self.trap(TrapKind::Fatal, message, String::new()));
+                return Err(self.trap(TrapKind::Fatal, cut(message), String::new()));
             }
             Err(error) => {
                 return Err(match fault(&self.store, &error) {
@@ -150,6 +152,7 @@ impl Instance {
     }
 
     fn trap(&mut self, kind: TrapKind, message: String, backtrace: String) -> TransformError {
+        give_back_small_pieces();
         TransformError::Trap { kind, message, backtrace, logs: self.last_lines() }
     }
 
@@ -238,7 +241,17 @@ fn fill_headers(columns: &mut Vec<HeaderColumn>, names: &[String], batch: &Batch
     }
 }
 
+/// Makes the allocator give back what a failed call has left behind.
+///
+/// Half read, an answer can be millions of small lists. When they are freed, glibc keeps pieces as small as these apart
+/// until somebody frees a large one (64 KiB; below the size that it maps by itself); only then does it join them, and
+/// return the pages. Without that, hundreds of megabytes stay with the thread for ever.
+fn give_back_small_pieces() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(96 << 10)));
+}
+
 fn not_started(store: &mut Store<State>, error: &wasmtime::Error) -> LoadError {
+    give_back_small_pieces();
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return LoadError::Host { message: format!("too many plugins run at once: {error}") };
     }
@@ -254,7 +267,7 @@ fn not_started(store: &mut Store<State>, error: &wasmtime::Error) -> LoadError {
 fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
     let memory = &store.data().memory;
-    let root = error.root_cause().to_string();
+    let root = cut(error.root_cause().to_string());
     let (kind, message) = match error.downcast_ref::<LimitHit>() {
         Some(wall @ LimitHit::Wall { .. }) => return Fault::Busy(wall.to_string()),
         Some(cpu @ LimitHit::Cpu { .. }) => (TrapKind::CpuLimit, cpu.to_string()),
@@ -268,6 +281,8 @@ fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
         None if root.contains("fuel allocated for hostcalls") => {
             (TrapKind::OutputLimit, format!("more bytes came out of it in one call than the host takes: {root}"))
         }
+        // Instances, memories or tables by the hundred.
+        None if root.contains("resource limit exceeded") => (TrapKind::MemoryLimit, root),
         None if error.downcast_ref::<Trap>().is_some() || !backtrace.is_empty() => (TrapKind::Trap, root),
         // Neither the guest nor a host function failed: what it passed could not be read.
         None => (TrapKind::InvalidOutput, root),
@@ -281,8 +296,15 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     for frame in backtrace.frames() {
         let module = frame.module().name().unwrap_or("module");
         match frame.func_name() {
-            Some(name) => text.push_str(&format!("{:#}", rustc_demangle::demangle(name))),
-            None => text.push_str(&format!("{module}[{}]", frame.func_index())),
+            Some(name) => {
+                let mut name = format!("{:#}", rustc_demangle::demangle(name));
+                name.truncate(name.floor_char_boundary(FRAME_BYTES_MAX));
+                text.push_str(&name);
+            }
+            None => {
+                let module = &module[..module.floor_char_boundary(FRAME_BYTES_MAX)];
+                text.push_str(&format!("{module}[{}]", frame.func_index()));
+            }
         }
         text.push('\n');
     }

@@ -11,6 +11,8 @@
 //!           claims                 or cached   and sets         the line     one batch    it true?
 //! ```
 //!
+//! Code is compiled in a child process under limits of its own ([`compile`]).
+//!
 //! Nothing outside of this room names the Wasm runtime. This room never reads a pipeline file, never blocks on a
 //! network and never decides what becomes of a record that fails.
 
@@ -22,6 +24,7 @@ mod cache;
 mod capability;
 pub mod cases;
 mod check;
+pub mod compile;
 mod effects;
 mod error;
 mod imports;
@@ -35,6 +38,7 @@ mod transform;
 mod wasi;
 
 pub use capability::Capability;
+pub use compile::Compiler;
 pub use error::LoadError;
 pub use imports::{Refusal, check_imports};
 pub use runtime::{Runtime, RuntimeError};

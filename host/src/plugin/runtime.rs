@@ -1,7 +1,8 @@
 //! The engine that compiles and runs plugins: one for the process.
 //!
-//! In: where compiled plugins are kept, and how many threads run them. Out: compiled components. Compilation happens
-//! where [`WasmTransform::load`](super::WasmTransform::load) is called, which is never the data path.
+//! In: where compiled plugins are kept, how many threads run them, and where they are compiled. Out: compiled components.
+//! Compilation is waited for where [`WasmTransform::load`](super::WasmTransform::load) is called, which is never the data
+//! path.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -12,6 +13,8 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::budget::TABLE_ELEMENTS_MAX;
 use super::cache::Cache;
+use super::compile::{self, Compiler};
+use super::effects::cut;
 use super::error::LoadError;
 use crate::record::Digest;
 
@@ -31,6 +34,7 @@ pub struct Runtime {
     interruptible: Engine,
     trusted: OnceLock<Engine>,
     cache: Option<Cache>,
+    compiler: Compiler,
     compute_threads: usize,
     /// One compilation at a time: each uses all cores by itself.
     compiling: Mutex<()>,
@@ -43,17 +47,40 @@ pub struct Runtime {
 pub struct RuntimeError(String);
 
 impl Runtime {
+    /// Sets the engine up, with a compiler in this process: for tests, and for tools that load what they have just built.
+    ///
+    /// # Errors
+    /// As [`Self::with_compiler`].
+    pub fn new(cache_dir: Option<&Path>, compute_threads: usize) -> Result<Arc<Self>, RuntimeError> {
+        Self::with_compiler(cache_dir, compute_threads, Compiler::Here)
+    }
+
+    /// Sets the engine up, with a compiler that is this program run again, which must be `pelton`: for plugins that
+    /// nobody has vouched for.
+    ///
+    /// # Errors
+    /// As [`Self::with_compiler`].
+    pub fn isolated(cache_dir: Option<&Path>, compute_threads: usize) -> Result<Arc<Self>, RuntimeError> {
+        let compiler = Compiler::this_program().map_err(|error| RuntimeError(error.to_string()))?;
+        Self::with_compiler(cache_dir, compute_threads, compiler)
+    }
+
     /// Sets the engine up. Without a cache directory, or where it cannot be used, each start compiles plugins anew.
     ///
     /// # Errors
     /// Where this machine cannot run the engine at all.
-    pub fn new(cache_dir: Option<&Path>, compute_threads: usize) -> Result<Arc<Self>, RuntimeError> {
+    pub fn with_compiler(
+        cache_dir: Option<&Path>,
+        compute_threads: usize,
+        compiler: Compiler,
+    ) -> Result<Arc<Self>, RuntimeError> {
         let interruptible = engine(true, compute_threads)?;
         let ticker = Ticker::start(interruptible.clone()).map_err(|error| RuntimeError(error.to_string()))?;
         Ok(Arc::new(Self {
             interruptible,
             trusted: OnceLock::new(),
             cache: cache_dir.and_then(Cache::open),
+            compiler,
             compute_threads,
             compiling: Mutex::new(()),
             _ticker: ticker,
@@ -88,35 +115,42 @@ impl Runtime {
         if let Some(component) = self.cached(engine, digest) {
             return Ok(component);
         }
-        let component = Component::from_binary(engine, bytes)
-            .map_err(|error| LoadError::Compile { message: format!("{error:#}") })?;
+        let image = match &self.compiler {
+            Compiler::Here => engine
+                .precompile_component(bytes)
+                .map_err(|error| LoadError::Compile { message: cut(format!("{error:#}")) })?,
+            Compiler::Child(program) => compile::in_child(program, bytes, trusted)?,
+        };
         if let Some(cache) = &self.cache {
-            match component.serialize() {
-                Ok(image) => cache.put(digest, engine, &image),
-                Err(error) => {
-                    tracing::warn!(%error, "a compiled plugin cannot be kept: the next start compiles it anew")
-                }
-            }
+            cache.put(digest, engine, &image);
         }
-        Ok(component)
+        load(engine, &image)
+            .map_err(|error| LoadError::Compile { message: cut(format!("this engine does not run it: {error:#}")) })
     }
 
     fn cached(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let cache = self.cache.as_ref()?;
         let image = cache.get(digest, engine)?;
-        // SAFETY: the engine runs such an image as machine code, so it must be one that an engine of these settings has
-        // made. The cache gives out only what `Cache::put` wrote under the same digest and settings (both are in the
-        // file's name), into a directory that no other user may write to, and verified the image's SHA-256 on the very
-        // bytes passed here: they are in our memory, not in a file that could still change.
-        #[expect(unsafe_code, reason = "the one place that runs what it did not compile; see above")]
-        let loaded = unsafe { Component::deserialize(engine, &image) };
-        loaded
+        load(engine, &image)
             .inspect_err(|error| {
                 tracing::warn!(%error, "a compiled plugin does not fit this engine: it is compiled anew");
                 cache.forget(digest, engine);
             })
             .ok()
     }
+}
+
+/// Makes a component of an image that our own compiler has made: just now, or earlier, kept in the cache.
+fn load(engine: &Engine, image: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the engine runs such an image as machine code, so it must be one that an engine of these settings has
+    // made. Two places give images: the compiler (this process, or a child that runs this same program and hands the
+    // image over a pipe that nobody else holds), and the cache. The cache gives out only what `Cache::put` wrote under
+    // the same digest and settings (both are in the file's name), into a directory that no other user may write to, and
+    // verified the image's SHA-256. In each case the bytes passed here are in our memory, not in a file that could
+    // still change.
+    #[expect(unsafe_code, reason = "the one place that runs machine code; see above")]
+    let loaded = unsafe { Component::deserialize(engine, image) };
+    loaded
 }
 
 fn engine(interruptible: bool, compute_threads: usize) -> Result<Engine, RuntimeError> {
@@ -135,7 +169,8 @@ fn engine(interruptible: bool, compute_threads: usize) -> Result<Engine, Runtime
     }
 }
 
-fn config(interruptible: bool) -> Config {
+/// The settings that an image depends on. How instances are allocated is not among them.
+pub(super) fn config(interruptible: bool) -> Config {
     let mut config = Config::new();
     config
         .concurrency_support(false)

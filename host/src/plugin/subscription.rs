@@ -49,7 +49,7 @@ pub(super) fn check(given: types::Subscription) -> Result<Subscription, Vec<Stri
         if let Some(other) =
             set_paths.iter().find(|other| other.starts_with(&field.path) || field.path.starts_with(other))
         {
-            let (path, other) = (field.path.join("."), other.join("."));
+            let (path, other) = (shown(&field.path), shown(other));
             problems.push(if path == other {
                 format!("set-field `{path}` stands there twice")
             } else {
@@ -83,6 +83,12 @@ fn check_path(what: &str, path: &[String], problems: &mut Vec<String>) {
     if let Some(long) = path.iter().find(|segment| segment.len() > NAME_BYTES_MAX) {
         problems.push(format!("a {what} has a path segment of {} bytes: `{}`", long.len(), excerpt(long)));
     }
+}
+
+/// A path as a message shows it: its beginning.
+fn shown(path: &[String]) -> String {
+    let head: Vec<&str> = path.iter().take(SEGMENTS_MAX).map(|segment| excerpt(segment)).collect();
+    head.join(".")
 }
 
 fn excerpt(name: &str) -> &str {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::artifact::{Description, describe};
 use super::bindings::TransformPre;
-use super::effects::MetricNames;
+use super::effects::{MetricNames, cut};
 use super::error::LoadError;
 use super::imports::{check_imports, linker};
 use super::instance::{Instance, Plan};
@@ -18,7 +18,7 @@ use crate::pipeline::{LogLevel, LogLine, Subscription, Transform, TransformError
 use crate::record::Digest;
 
 /// Bytes of an artifact; a whole Python interpreter takes 18 MB.
-const ARTIFACT_BYTES_MAX: u64 = 128 << 20;
+const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
 
 /// One generation of a plugin: a compiled component with its configuration, grants and limits, and instances of it that
 /// wait for a batch.
@@ -61,13 +61,17 @@ impl WasmTransform {
         grants: &BTreeSet<Capability>,
         limits: Limits,
     ) -> Result<Self, LoadError> {
+        let size = bytes.len() as u64;
+        if size > ARTIFACT_BYTES_MAX {
+            return Err(LoadError::TooLarge { size, max: ARTIFACT_BYTES_MAX });
+        }
         let description = describe(bytes)?;
         if description.world != "transform" {
             return Err(LoadError::WrongWorld { exports: description.exports });
         }
         check_imports(&description, grants).map_err(LoadError::Refused)?;
         let component = runtime.component(bytes, description.digest, limits.trusted)?;
-        let interface = |error: wasmtime::Error| LoadError::Interface { message: format!("{error:#}") };
+        let interface = |error: wasmtime::Error| LoadError::Interface { message: cut(format!("{error:#}")) };
         let linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
         let pre = TransformPre::new(linked.instantiate_pre(&component).map_err(interface)?).map_err(interface)?;
         let imports = |capability| description.capabilities.contains(&capability);

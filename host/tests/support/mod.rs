@@ -3,61 +3,26 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod encode;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use pelton::config::Limits;
 use pelton::pipeline::{Transform as _, TransformError, TransformInput, TransformOutput};
-use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
+use pelton::plugin::{Capability, Compiler, LoadError, Runtime, WasmTransform};
 use pelton::record::{Batch, Offset, TopicPartition};
 
-/// Where the guests are.
-pub(crate) fn guests_dir() -> PathBuf {
-    repository().join("tests/guests")
-}
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use encode::{complete, component, encode, guests, guests_dir};
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Encodes a guest: its text, and the world that it names, or `transform`.
-pub(crate) fn component(guest: &str) -> Vec<u8> {
-    let dir = guests_dir();
-    let text = complete(&std::fs::read_to_string(dir.join(guest).join("guest.wat")).unwrap());
-    let world_file = dir.join(guest).join("world.wit");
-    encode(guest, &text, world_file.exists().then_some(world_file.as_path()))
-}
-
-/// The text of a guest with its common parts.
-pub(crate) fn complete(text: &str) -> String {
-    let part = |name: &str| std::fs::read_to_string(guests_dir().join(name)).unwrap();
-    text.replace(";; @memory", &part("memory.wat")).replace(";; @configure", &part("configure.wat"))
-}
-
-/// Encodes a guest from its text, for the world in a file, or `transform`.
-pub(crate) fn encode(guest: &str, text: &str, world_file: Option<&Path>) -> Vec<u8> {
-    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{guest}: {error}"));
-    let mut resolve = wit_parser::Resolve::default();
-    let (own, _) = resolve.push_path(repository().join("wit")).unwrap();
-    let world = if let Some(world_file) = world_file {
-        let text = std::fs::read_to_string(world_file).unwrap();
-        let package = resolve.push_str(world_file, &text).unwrap_or_else(|error| panic!("{guest}: {error:#}"));
-        resolve.select_world(&[package], Some("guest")).unwrap()
-    } else {
-        resolve.select_world(&[own], Some("transform")).unwrap()
-    };
-    wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8, false)
-        .unwrap();
-    wit_component::ComponentEncoder::default()
-        .module(&module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .unwrap_or_else(|error| panic!("{guest}: {error:#}"))
-}
-
-/// One runtime for all tests of a process, without a cache.
+/// One runtime for all tests of a process, without a cache; it compiles as the daemon does.
 pub(crate) fn runtime() -> &'static Arc<Runtime> {
-    static RUNTIME: LazyLock<Arc<Runtime>> = LazyLock::new(|| Runtime::new(None, 2).unwrap());
+    static RUNTIME: LazyLock<Arc<Runtime>> = LazyLock::new(|| {
+        let program = Compiler::Child(Path::new(env!("CARGO_BIN_EXE_pelton")).to_owned());
+        Runtime::with_compiler(None, 2, program).unwrap()
+    });
     &RUNTIME
 }
 

@@ -1,0 +1,13 @@
+;; An allocator that never comes back.
+(module
+  (memory (export "memory") 2)
+  (global $configured (mut i32) (i32.const 0))
+  (func (export "configure") (param i32 i32) (result i32)
+    (global.set $configured (i32.const 1))
+    (i32.const 1024))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (if (global.get $configured)
+      (then (loop $for-ever (br $for-ever))))
+    (i32.const 65536))
+  (func (export "process") (param i32) (result i32)
+    (i32.const 2048)))
