@@ -1,7 +1,7 @@
 # The verbs of this repository. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt plugins services services-down services-status soak
+.PHONY: help demo test lint fmt plugins services services-down services-status soak fuzz
 
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -21,6 +21,7 @@ test: ## everything: format, lint, plugins, all tests with real Kafka and Cassan
 lint: ## format check, clippy, documentation, and licences, sources and bans of every dependency
 	@cargo fmt --all --check
 	@cargo fmt --all --check --manifest-path plugins/Cargo.toml
+	@cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy --workspace --all-targets --quiet --manifest-path plugins/Cargo.toml -- -D warnings
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
@@ -29,6 +30,7 @@ lint: ## format check, clippy, documentation, and licences, sources and bans of 
 fmt: ## format all Rust code
 	@cargo fmt --all
 	@cargo fmt --all --manifest-path plugins/Cargo.toml
+	@cargo fmt --manifest-path tests/fuzz/Cargo.toml
 
 plugins: ## build the example plugins and run their cases
 	@$(PELTON) plugin build plugins
@@ -45,3 +47,6 @@ services-status: ## say what answers where
 
 soak: ## all tests again and again, with many more random cases, for HOURS=1
 	@tests/harness/soak.sh $(or $(HOURS),1)
+
+fuzz: ## fuzz all that reads bytes from outside, SECONDS=30 a target (TARGET=json; FILE=crash runs one again)
+	@SECONDS_EACH=$(or $(SECONDS),30) FILE=$(FILE) tests/harness/fuzz.sh $(TARGET)

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::write_clock::EPOCH_MAX;
+
 /// Commit metadata of one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -39,6 +41,9 @@ fn is_zero(epoch: &u8) -> bool {
 }
 
 const VERSION: u32 = 1;
+
+/// The last microsecond of the year 9999: no clock of ours goes on beyond it.
+const H_MAX: i64 = 253_402_300_799_999_999;
 
 /// Metadata above this length are refused by brokers with default settings (4,096), with room to spare.
 pub const METADATA_CHARS_MAX: usize = 4_000;
@@ -104,7 +109,15 @@ impl Checkpoint {
         if v > VERSION {
             return Err(CheckpointError::Newer(v));
         }
-        serde_json::from_str(metadata).map_err(foreign)
+        let read: Self = serde_json::from_str(metadata).map_err(foreign)?;
+        // A clock that went on from there could neither tick nor give an epoch.
+        if !(0..=H_MAX).contains(&read.h) {
+            return Err(CheckpointError::Foreign(format!("`h` is {}, which is no time", read.h)));
+        }
+        if read.epoch > EPOCH_MAX {
+            return Err(CheckpointError::Foreign(format!("`e` is {}, an epoch is 0 to {EPOCH_MAX}", read.epoch)));
+        }
+        Ok(read)
     }
 }
 
@@ -137,7 +150,7 @@ impl EpochPlan {
         }
         let older_epoch = if running.until > start { running.epoch } else { 0 };
         let epoch = older_epoch + 1;
-        if epoch > super::write_clock::EPOCH_MAX {
+        if epoch > EPOCH_MAX {
             return Err(EpochsUsedUp { from: start, to: end.max(running.until) });
         }
         Ok(Self { epoch, until: end.max(running.until) })
@@ -199,6 +212,18 @@ mod tests {
         assert!(matches!(Checkpoint::parse(""), Err(CheckpointError::Foreign(_))));
         assert!(matches!(Checkpoint::parse("by hand"), Err(CheckpointError::Foreign(_))));
         assert_eq!(Checkpoint::parse(r#"{"v":2}"#), Err(CheckpointError::Newer(2)));
+    }
+
+    #[test]
+    fn metadata_that_no_clock_could_go_on_from_are_foreign() {
+        for text in [
+            r#"{"v":1,"h":9223372036854775807,"c":""}"#,
+            r#"{"v":1,"h":-9223372036854775808,"c":""}"#,
+            r#"{"v":1,"h":10,"c":"","e":255,"u":99}"#,
+            r#"{"v":1,"h":10,"c":"","e":10}"#,
+        ] {
+            assert!(matches!(Checkpoint::parse(text), Err(CheckpointError::Foreign(_))), "{text}");
+        }
     }
 
     #[test]

@@ -111,9 +111,16 @@ fn member(
         }
         return Ok(());
     }
-    // Removing below what is not there leaves nothing behind.
-    if raw.is_none() && here.iter().all(|(_, cell)| matches!(cell, SetCell::Remove | SetCell::Leave)) {
-        return Ok(());
+    // Removing below what is not there leaves it as it is.
+    let removes = here.iter().all(|(_, cell)| matches!(cell, SetCell::Remove | SetCell::Leave));
+    match raw {
+        None if removes => return Ok(()),
+        Some("null") if removes => {
+            begin(key, is_first, out);
+            out.push_str("null");
+            return Ok(());
+        }
+        _ => {}
     }
     begin(key, is_first, out);
     object(raw.filter(|raw| *raw != "null"), &here, depth + 1, out)
@@ -219,6 +226,7 @@ mod tests {
         assert_eq!(patched(r#"{"a":{"x":0}}"#, &[("a.b.c", one)]).unwrap(), r#"{"a":{"x":0,"b":{"c":1}}}"#);
         assert_eq!(patched(r#"{"a":null}"#, &[("a.b", one)]).unwrap(), r#"{"a":{"b":1}}"#);
         assert_eq!(patched("{}", &[("a.b", SetCell::Remove)]).unwrap(), "{}");
+        assert_eq!(patched(r#"{"a":null}"#, &[("a.b", SetCell::Remove)]).unwrap(), r#"{"a":null}"#);
         assert_eq!(patched(r#"{"a":3}"#, &[("a.b", one)]), Err(PatchError::NotAnObject("field a".into())));
         assert_eq!(patched("[]", &[("a", one)]), Err(PatchError::NotAnObject("the value".into())));
     }
