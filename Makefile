@@ -1,7 +1,7 @@
 # The verbs of this repository. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt plugins services services-down services-status soak fuzz
+.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile fuzz
 
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -47,6 +47,9 @@ services-status: ## say what answers where
 
 soak: ## all tests again and again, with many more random cases, for HOURS=1
 	@tests/harness/soak.sh $(or $(HOURS),1)
+
+hostile: ## every hostile guest beside a good pipeline: what it got, and what it cost (ARGS="--json spins")
+	@cargo run --quiet --package pelton-tests --bin hostile -- $(ARGS)
 
 fuzz: ## fuzz all that reads bytes from outside, SECONDS=30 a target (TARGET=json; FILE=crash runs one again)
 	@SECONDS_EACH=$(or $(SECONDS),30) FILE=$(FILE) tests/harness/fuzz.sh $(TARGET)

@@ -152,7 +152,6 @@ impl Instance {
     }
 
     fn trap(&mut self, kind: TrapKind, message: String, backtrace: String) -> TransformError {
-        give_back_small_pieces();
         TransformError::Trap { kind, message, backtrace, logs: self.last_lines() }
     }
 
@@ -241,17 +240,7 @@ fn fill_headers(columns: &mut Vec<HeaderColumn>, names: &[String], batch: &Batch
     }
 }
 
-/// Makes the allocator give back what a failed call has left behind.
-///
-/// Half read, an answer can be millions of small lists. When they are freed, glibc keeps pieces as small as these apart
-/// until somebody frees a large one (64 KiB; below the size that it maps by itself); only then does it join them, and
-/// return the pages. Without that, hundreds of megabytes stay with the thread for ever.
-fn give_back_small_pieces() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(96 << 10)));
-}
-
 fn not_started(store: &mut Store<State>, error: &wasmtime::Error) -> LoadError {
-    give_back_small_pieces();
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return LoadError::Host { message: format!("too many plugins run at once: {error}") };
     }

@@ -3,9 +3,11 @@
 //! In: a component that imports interfaces of `wasi:` 0.2. Out: functions that answer as an empty, sealed room would: no
 //! environment, no arguments, no directories, no terminals. Standard output and error become lines for the operator,
 //! hash seeds are constant. Whatever else is called (a file, a socket, a clock, secret randomness, `exit`) traps and says
-//! its name. Nothing here is a capability: a plugin gains nothing by importing it.
+//! its name. Nothing here is a capability: a plugin gains nothing by importing it. A component says by itself which types
+//! these functions have, and what it passes is read by those: a component whose types could make little of its memory
+//! into much of the host's is refused.
 
-use wasmtime::component::types::{ComponentFunc, ComponentItem};
+use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceAny, ResourceType, Val};
 use wasmtime::{AsContextMut as _, StoreContextMut};
 
@@ -18,6 +20,9 @@ const PACKAGES: [&str; 6] = ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi
 
 /// Bytes that a guest may write to a stream at once.
 const WRITE_BYTES_MAX: u64 = 64 << 10;
+
+/// Parts of all parameters of one function, those of records and variants counted one by one.
+const PARTS_MAX: usize = 200;
 
 /// A standard stream of the guest.
 struct Stream;
@@ -52,9 +57,15 @@ fn add_function(
     instance: &mut LinkerInstance<'_, State>,
     interface: &Interface<'_>,
     function: &str,
-    _: &ComponentFunc,
+    types: &ComponentFunc,
 ) -> wasmtime::Result<()> {
     let full = format!("{}/{}#{function}", interface.package, interface.name);
+    let mut parts = PARTS_MAX;
+    if !types.params().all(|(_, parameter)| is_plain(&parameter, &mut parts)) {
+        return Err(wasmtime::Error::new(Misuse(format!(
+            "`{full}` takes lists of more than numbers, or hundreds of parts, which no function of WASI's needs here"
+        ))));
+    }
     match answer_of(&full) {
         Some(answer) => instance.func_new(function, move |mut store, _, params, results| {
             if let Some(value) = answer(&mut store, params)? {
@@ -67,6 +78,37 @@ fn add_function(
                 "`{full}` was called: a plugin has no files, sockets, clocks or secrets but what it is granted"
             ))))
         }),
+    }
+}
+
+/// Whether what is passed as this type stays small, or is one run of numbers or handles: of lists within lists a few
+/// hundred bytes of a guest's memory can make millions. Counts the parts of the type down.
+fn is_plain(parameter: &Type, parts: &mut usize) -> bool {
+    let Some(left) = parts.checked_sub(1) else { return false };
+    *parts = left;
+    match parameter {
+        Type::List(list) => !matches!(
+            list.ty(),
+            Type::String
+                | Type::List(_)
+                | Type::Map(_)
+                | Type::Record(_)
+                | Type::Tuple(_)
+                | Type::Variant(_)
+                | Type::Option(_)
+                | Type::Result(_)
+                | Type::Flags(_)
+                | Type::Future(_)
+                | Type::Stream(_)
+                | Type::FixedLengthList(_)
+        ),
+        Type::Record(record) => record.fields().all(|field| is_plain(&field.ty, parts)),
+        Type::Tuple(tuple) => tuple.types().all(|part| is_plain(&part, parts)),
+        Type::Variant(variant) => variant.cases().filter_map(|case| case.ty).all(|part| is_plain(&part, parts)),
+        Type::Option(option) => is_plain(&option.ty(), parts),
+        Type::Result(result) => result.ok().into_iter().chain(result.err()).all(|part| is_plain(&part, parts)),
+        Type::Map(_) | Type::Future(_) | Type::Stream(_) | Type::FixedLengthList(_) => false,
+        _ => true,
     }
 }
 
