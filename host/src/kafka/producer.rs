@@ -33,6 +33,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// After this without any delivery the operator is told.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// Deliveries between two looks at the time.
+const DELIVERIES_A_LOOK: usize = 64;
+
 /// Rows to write, kept until all are decided.
 pub(super) trait Rows: Send + Sync + 'static {
     /// How many.
@@ -242,7 +245,10 @@ impl ProducerContext for Callbacks {
         let mut tally = lock(&ticket.tally);
         match result {
             Ok(_) => {
-                self.status.delivered();
+                // Now and then, and at the end: nobody waits for less than many deliveries, and each look at the time costs.
+                if tally.under_way % DELIVERIES_A_LOOK == 1 {
+                    self.status.delivered();
+                }
                 tally.delivered += 1;
             }
             Err((error, _)) => {

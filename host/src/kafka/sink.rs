@@ -21,6 +21,9 @@ use crate::record::{HeaderIter, RowOp, SinkBatch};
 /// The header that names a record's origin: topic, partition, offset, output index.
 pub(super) const ID_HEADER: &str = "pelton-id";
 
+/// Characters of an offset and an output index, and what stands between them, at most.
+const ID_NUMBERS_CHARS: usize = 32;
+
 /// How long the brokers may take when a writer is opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -93,7 +96,7 @@ impl Sink for KafkaSink {
         if batch.is_empty() {
             return Box::pin(std::future::ready(Written::default()));
         }
-        let rows = Arc::new(SinkRows(batch));
+        let rows = Arc::new(SinkRows::new(batch));
         let bytes = rows.bytes() as u64;
         let answer = self.writer.write(rows).await;
         Box::pin(async move {
@@ -116,29 +119,44 @@ impl Sink for KafkaSink {
 }
 
 /// The rows of a batch as records.
-struct SinkRows(SinkBatch);
+struct SinkRows {
+    batch: SinkBatch,
+    /// What the ids of all rows begin with.
+    id_prefix: String,
+}
+
+impl SinkRows {
+    fn new(batch: SinkBatch) -> Self {
+        let id_prefix = batch.id_prefix();
+        Self { batch, id_prefix }
+    }
+}
 
 impl Rows for SinkRows {
     fn len(&self) -> usize {
-        self.0.len()
+        self.batch.len()
     }
 
     fn bytes(&self) -> usize {
-        let batch = &self.0;
+        let batch = &self.batch;
         batch.keys.data().len() + batch.values.data().len() + batch.headers.data().len() + 100 * batch.len()
     }
 
     fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
-        let batch = &self.0;
+        let batch = &self.batch;
         let meta = batch.rows.get(row).expect("rows are asked for below the length");
-        let mut headers = OwnedHeaders::new();
-        for (name, value) in HeaderIter::new(batch.headers.get(row).unwrap_or_default()) {
+        let carried = batch.headers.get(row).unwrap_or_default();
+        let mut headers = OwnedHeaders::new_with_capacity(if carried.is_empty() { 1 } else { 8 });
+        for (name, value) in HeaderIter::new(carried) {
             // An id that came with the record names its way here; the one below names its way from here.
             if name != ID_HEADER {
                 headers = with_header(headers, name, value);
             }
         }
-        headers = with_header(headers, ID_HEADER, Some(batch.id(row).as_bytes()));
+        let mut id = String::with_capacity(self.id_prefix.len() + ID_NUMBERS_CHARS);
+        id.push_str(&self.id_prefix);
+        batch.push_id(row, &mut id);
+        headers = with_header(headers, ID_HEADER, Some(id.as_bytes()));
         Ok(Outgoing {
             key: batch.keys.get(row),
             value: if meta.op == RowOp::Delete { None } else { batch.values.get(row) },

@@ -54,7 +54,8 @@ pub struct SerdeScanner {
 struct Node {
     /// The paths that end here.
     wanted: Vec<usize>,
-    below: HashMap<String, Node>,
+    /// Few, so that looking at each is quicker than any hash.
+    below: Vec<(String, Node)>,
 }
 
 impl SerdeScanner {
@@ -64,7 +65,7 @@ impl SerdeScanner {
         for path in paths {
             let mut node = &mut scanner.root;
             for segment in path {
-                node = node.below.entry(segment.clone()).or_default();
+                node = node.below_mut(segment);
             }
             node.wanted.push(scanner.paths);
             scanner.paths += 1;
@@ -153,9 +154,21 @@ impl Node {
         for wanted in &self.wanted {
             found[*wanted] = None;
         }
-        for node in self.below.values() {
+        for (_, node) in &self.below {
             node.forget(found);
         }
+    }
+
+    fn below(&self, key: &str) -> Option<&Self> {
+        self.below.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+    }
+
+    fn below_mut(&mut self, key: &str) -> &mut Self {
+        let at = self.below.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+            self.below.push((key.to_owned(), Self::default()));
+            self.below.len() - 1
+        });
+        &mut self.below[at].1
     }
 }
 
@@ -178,7 +191,7 @@ impl<'n> Visitor<'_> for KeySeed<'n> {
     }
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.below.get(key))
+        Ok(self.0.below(key))
     }
 }
 
@@ -376,13 +389,17 @@ fn refusal(field: &Field, found: Option<&str>) -> (&'static str, String) {
     }
 }
 
+/// Symbols that are found without a hash.
+const SYMBOLS_COMPARED: usize = 8;
+
 /// Builds one column in the layout of `wit/types.wit`.
 struct Builder {
     field_type: FieldType,
     rows: usize,
     column: FieldColumn,
     has_null: bool,
-    /// Symbols seen: text to index; the texts stand in `column.data`, their ends in `symbol_ends`.
+    /// Symbols seen beyond [`SYMBOLS_COMPARED`]: text to index. All texts stand in `column.data`, their ends in
+    /// `symbol_ends`.
     symbols: HashMap<Box<str>, u32>,
     symbol_ends: Vec<u32>,
 }
@@ -427,14 +444,29 @@ impl Builder {
     }
 
     fn push_symbol(&mut self, text: &str) {
-        let index = self.symbols.get(text).copied().unwrap_or_else(|| {
+        let index = self.symbol(text).unwrap_or_else(|| {
             let index = self.symbol_ends.len() as u32;
-            self.symbols.insert(text.into(), index);
+            if index as usize >= SYMBOLS_COMPARED {
+                self.symbols.insert(text.into(), index);
+            }
             self.column.data.extend_from_slice(text.as_bytes());
             self.symbol_ends.push(self.column.data.len() as u32);
             index
         });
         self.column.values.extend_from_slice(&index.to_le_bytes());
+    }
+
+    /// The index of a text that was seen: the first few are compared one by one, which is quicker than any hash.
+    fn symbol(&self, text: &str) -> Option<u32> {
+        let mut start = 0;
+        for (index, end) in self.symbol_ends.iter().take(SYMBOLS_COMPARED).enumerate() {
+            let end = *end as usize;
+            if &self.column.data[start..end] == text.as_bytes() {
+                return Some(index as u32);
+            }
+            start = end;
+        }
+        if self.symbols.is_empty() { None } else { self.symbols.get(text).copied() }
     }
 
     fn finish(mut self) -> FieldColumn {
@@ -544,6 +576,21 @@ mod tests {
         assert_eq!(extracted.columns[0].values, [1_i64, 2, 3].map(i64::to_le_bytes).concat());
         assert_eq!(extracted.columns[1].validity, [0b001]);
         assert_eq!(extracted.columns[1].data, "aé".as_bytes());
+    }
+
+    #[test]
+    fn many_symbols_keep_their_places() {
+        let values: Vec<_> = (0..100).map(|n| format!(r#"{{"c":"s{}"}}"#, n * 7 % 40)).collect();
+        let batch = batch(&values.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let column = &Extractor::json(&[field(&["c"], FieldType::Symbol, Policy::Reject)]).extract(&batch).columns[0];
+        let word = |table: &[u8], at: usize| u32::from_le_bytes(table[at * 4..at * 4 + 4].try_into().unwrap()) as usize;
+        assert_eq!(word(&column.data, 0), 40);
+        let bytes = &column.data[4 + 41 * 4..];
+        for (row, value) in values.iter().enumerate() {
+            let index = word(&column.values, row);
+            let text = &bytes[word(&column.data, 1 + index)..word(&column.data, 2 + index)];
+            assert!(value.contains(&format!("\"{}\"", std::str::from_utf8(text).unwrap())), "{row}: {value}");
+        }
     }
 
     #[test]

@@ -121,17 +121,18 @@ impl Encoder {
     /// made are named in `failures`.
     pub fn next_batch(&self, stage: &Stage, failures: &mut Vec<EncodeFailure>) -> Batch {
         let mut next = Batch::new(stage.batch.source.clone());
+        let mut patched = Vec::new();
         for (at, row) in stage.output.rows.iter().enumerate() {
             if row.route != 0 || row.op == OutOp::Delete {
                 continue;
             }
-            match self.record(stage, at) {
+            match self.record(stage, at, &mut patched) {
                 Ok(record) => {
                     next.origins.push(stage.origin(row));
                     next.offsets.push(stage.batch.offsets[row.row as usize]);
                     next.timestamps.push(record.timestamp_ms);
                     next.keys.push(record.key);
-                    next.values.push(record.value.as_deref());
+                    next.values.push(record.value);
                     next.headers.push(Some(record.headers));
                 }
                 Err(error) => failures.push(failure(stage.origin(row), &error)),
@@ -158,9 +159,18 @@ impl Encoder {
             headers: Column::default(),
             cells: Vec::new(),
         };
-        if let Wants::Cells(specs) = &output.wants {
-            batch.cells = vec![CellColumn::default(); specs.len()];
+        match &output.wants {
+            Wants::Cells(specs) => batch.cells = vec![CellColumn::default(); specs.len()],
+            Wants::Records => {
+                // What leaves is about as large as what came.
+                let bytes =
+                    |column: fn(&Batch) -> &Column| stages.iter().map(|stage| column(&stage.batch).data().len()).sum();
+                batch.keys = Column::with_capacity(routed.len(), bytes(|batch| &batch.keys));
+                batch.values = Column::with_capacity(routed.len(), bytes(|batch| &batch.values));
+                batch.headers = Column::with_capacity(routed.len(), bytes(|batch| &batch.headers));
+            }
         }
+        let mut scratch = Scratch::default();
         for routed in routed {
             let stage = &stages[routed.stage];
             let row = &stage.output.rows[routed.row];
@@ -173,8 +183,11 @@ impl Encoder {
                 op: if row.op == OutOp::Delete { RowOp::Delete } else { RowOp::Upsert },
             };
             let encoded = match &output.wants {
-                Wants::Records => self.push_record(stage, routed.row, &mut meta, &mut batch),
-                Wants::Cells(specs) => self.push_cells(output, specs, stage, routed.row, &mut meta, &mut batch.cells),
+                Wants::Records => self.push_record(stage, routed.row, &mut meta, &mut batch, &mut scratch.patched),
+                Wants::Cells(specs) => {
+                    let cells = &mut batch.cells;
+                    self.push_cells(output, specs, stage, routed.row, &mut meta, cells, &mut scratch)
+                }
             };
             match encoded {
                 Ok(true) => batch.rows.push(meta),
@@ -191,26 +204,29 @@ impl Encoder {
         at: usize,
         meta: &mut RowMeta,
         batch: &mut SinkBatch,
+        patched: &mut Vec<u8>,
     ) -> Result<bool, RowError> {
-        let record = self.record(stage, at)?;
+        let record = self.record(stage, at, patched)?;
         if record.timestamp_ms >= 0 {
             meta.timestamp_ms = record.timestamp_ms;
         }
         batch.keys.push(record.key);
-        batch.values.push(record.value.as_deref());
+        batch.values.push(record.value);
         batch.headers.push(Some(record.headers));
         Ok(true)
     }
 
     /// Appends one cell to each column; false where the row is passed over.
-    fn push_cells(
+    #[expect(clippy::too_many_arguments, reason = "the row, what it is made for, and where it goes")]
+    fn push_cells<'s>(
         &self,
         output: &OutputEncoder,
         specs: &[CellSpec],
-        stage: &Stage,
+        stage: &'s Stage,
         at: usize,
         meta: &mut RowMeta,
         cells: &mut [CellColumn],
+        scratch: &mut Scratch<'s>,
     ) -> Result<bool, RowError> {
         let row = &stage.output.rows[at];
         let input = row.row as usize;
@@ -225,20 +241,22 @@ impl Encoder {
         if is_tombstone && !(sets_fields && self.sets_anything(stage, at)) {
             return self.push_tombstone(output, specs, stage, at, meta, cells);
         }
-        let mut found = Vec::new();
+        let Scratch { found, sets, .. } = scratch;
         let step = stage.step.unwrap_or(0);
         let set = |column: usize| match output.set_by.get(step).filter(|_| sets_fields).and_then(|by| by[column]) {
             Some(field) => stage.output.set_fields[field].cell(self.set_fields[step][field].field_type, at),
             None => SetCell::Leave,
         };
-        let sets: Vec<SetCell<'_>> = (0..specs.len()).map(set).collect();
+        sets.clear();
+        sets.extend((0..specs.len()).map(set));
+        found.clear();
         if let Some(value) = base
             && self.is_json(stage, row.op)
             && sets.contains(&SetCell::Leave)
         {
-            output.scanner.scan(value, &mut found)?;
+            output.scanner.scan(value, found)?;
         }
-        for (column, (cells, set)) in cells.iter_mut().zip(sets).enumerate() {
+        for (column, (cells, set)) in cells.iter_mut().zip(sets.drain(..)).enumerate() {
             match set {
                 SetCell::Set(value) => cells.push(Cell::Value(value)),
                 SetCell::Null | SetCell::Remove => cells.push(Cell::Null),
@@ -263,7 +281,8 @@ impl Encoder {
             Tombstones::Reject => return Err(RowError::Tombstone(output.name.clone())),
             Tombstones::Delete { key } => key,
         };
-        let record = self.record(stage, at)?;
+        let mut patched = Vec::new();
+        let record = self.record(stage, at, &mut patched)?;
         let key = record.key.ok_or_else(|| RowError::NoKey(output.name.clone()))?;
         let mut found = Vec::new();
         let is_object = key.trim_ascii_start().first() == Some(&b'{');
@@ -301,8 +320,8 @@ impl Encoder {
             || !is_plugins_own && self.set_fields[..step].iter().any(|fields| !fields.is_empty())
     }
 
-    /// An output row as a whole record.
-    fn record<'s>(&self, stage: &'s Stage, at: usize) -> Result<OutRecord<'s>, RowError> {
+    /// An output row as a whole record; a value that has to be made is made in `patched`.
+    fn record<'s>(&self, stage: &'s Stage, at: usize, patched: &'s mut Vec<u8>) -> Result<OutRecord<'s>, RowError> {
         let row = &stage.output.rows[at];
         let input = row.row as usize;
         let mut record = OutRecord {
@@ -314,17 +333,15 @@ impl Encoder {
         match row.op {
             OutOp::Keep => {
                 let value = stage.batch.values.get(input);
-                record.value = self.patched(stage, at, value)?.or(value.map(Cow::Borrowed));
+                record.value = if self.patch(stage, at, value, patched)? { Some(patched) } else { value };
             }
-            OutOp::New => {
-                record.value = Some(self.patched(stage, at, None)?.unwrap_or(Cow::Borrowed(b"{}")));
-            }
-            OutOp::Replace(span) => record.value = Some(Cow::Borrowed(slice(stage, span))),
+            OutOp::New => record.value = Some(if self.patch(stage, at, None, patched)? { patched } else { b"{}" }),
+            OutOp::Replace(span) => record.value = Some(slice(stage, span)),
             OutOp::Tombstone | OutOp::Delete => {}
             OutOp::Emit(span) => {
                 let emitted = EmitRecord::parse(slice(stage, span))?;
                 record.key = emitted.key;
-                record.value = emitted.value.map(Cow::Borrowed);
+                record.value = emitted.value;
                 record.headers = emitted.headers;
                 if emitted.timestamp_ms >= 0 {
                     record.timestamp_ms = emitted.timestamp_ms;
@@ -334,10 +351,10 @@ impl Encoder {
         Ok(record)
     }
 
-    /// The value with the row's set fields; none where the row sets nothing.
-    fn patched<'s>(&self, stage: &'s Stage, at: usize, base: Option<&[u8]>) -> Result<Option<Cow<'s, [u8]>>, RowError> {
-        let Some(step) = stage.step else { return Ok(None) };
-        let mut edits = Vec::new();
+    /// Makes the value with the row's set fields in `patched`; false where the row sets nothing.
+    fn patch(&self, stage: &Stage, at: usize, base: Option<&[u8]>, patched: &mut Vec<u8>) -> Result<bool, RowError> {
+        let Some(step) = stage.step else { return Ok(false) };
+        let mut edits = Vec::with_capacity(self.set_fields[step].len());
         for (field, column) in self.set_fields[step].iter().zip(&stage.output.set_fields) {
             let cell = column.cell(field.field_type, at);
             if cell != SetCell::Leave {
@@ -345,12 +362,14 @@ impl Encoder {
             }
         }
         if edits.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let base = base.filter(|_| self.is_json(stage, OutOp::Keep));
         let base =
             base.map(std::str::from_utf8).transpose().map_err(|_| PatchError::NotAnObject("the value".into()))?;
-        Ok(Some(Cow::Owned(json_patch::patch(base, &edits)?.into_bytes())))
+        patched.clear();
+        json_patch::patch(base, &edits, patched)?;
+        Ok(true)
     }
 }
 
@@ -362,10 +381,18 @@ fn key_text(key: &[u8]) -> Option<Cow<'_, str>> {
     Some(said.map_or(Cow::Borrowed(text), Cow::Owned))
 }
 
+/// What rows are made in, one after the other.
+#[derive(Default)]
+struct Scratch<'s> {
+    patched: Vec<u8>,
+    found: Vec<Option<&'s str>>,
+    sets: Vec<SetCell<'s>>,
+}
+
 /// A record on its way out.
 struct OutRecord<'s> {
     key: Option<&'s [u8]>,
-    value: Option<Cow<'s, [u8]>>,
+    value: Option<&'s [u8]>,
     headers: &'s [u8],
     timestamp_ms: i64,
 }

@@ -13,6 +13,8 @@ use crate::record::Offset;
 pub struct Tracker {
     generation: u64,
     pending: VecDeque<PendingRecord>,
+    /// Where the record after the one that was asked for last stands: records are mostly asked for in order.
+    likely: usize,
     /// The resume position: one past the last record of the done prefix, and that record's `h`.
     done: Option<Done>,
 }
@@ -38,7 +40,7 @@ impl Tracker {
     /// A tracker for one assignment.
     #[must_use]
     pub fn new(generation: u64) -> Self {
-        Self { generation, pending: VecDeque::new(), done: None }
+        Self { generation, pending: VecDeque::new(), likely: 0, done: None }
     }
 
     /// A record was read. It stays open until [`Self::decided`] and as many [`Self::acknowledge`] as that said.
@@ -85,7 +87,13 @@ impl Tracker {
     }
 
     fn record(&mut self, offset: Offset) -> Option<&mut PendingRecord> {
-        let at = self.pending.binary_search_by_key(&offset.0, |record| record.offset).ok()?;
+        let is_likely = self.pending.get(self.likely).is_some_and(|record| record.offset == offset.0);
+        let at = if is_likely {
+            self.likely
+        } else {
+            self.pending.binary_search_by_key(&offset.0, |record| record.offset).ok()?
+        };
+        self.likely = at + 1;
         self.pending.get_mut(at)
     }
 
@@ -93,6 +101,7 @@ impl Tracker {
         while let Some(record) = self.pending.front().filter(|record| record.open == 0) {
             self.done = Some(Done { next: Offset(record.offset).next(), h: record.h });
             self.pending.pop_front();
+            self.likely = self.likely.saturating_sub(1);
         }
     }
 }

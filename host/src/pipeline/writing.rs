@@ -30,8 +30,8 @@ pub(super) struct Writing {
 struct Outputs {
     shared: Arc<Shared>,
     stamped: Arc<Stamped>,
-    /// By origin: how many outputs it has, rows and dead letters.
-    by_origin: BTreeMap<u32, u32>,
+    /// By origin: how many outputs it has, rows and dead letters; one for each record of the batch.
+    by_origin: Vec<u32>,
 }
 
 /// Rows that a sink has accepted.
@@ -61,11 +61,10 @@ impl Writing {
         batches: Vec<(usize, SinkBatch)>,
         failures: BTreeMap<u32, RecordFailure>,
     ) -> Self {
-        let mut by_origin: BTreeMap<u32, u32> = failures.keys().map(|origin| (*origin, 1)).collect();
-        for (_, batch) in &batches {
-            for row in &batch.rows {
-                *by_origin.entry(row.origin).or_default() += 1;
-            }
+        let mut by_origin = vec![0; stamped.source.len()];
+        let rows = batches.iter().flat_map(|(_, batch)| batch.rows.iter().map(|row| row.origin));
+        for origin in failures.keys().copied().chain(rows) {
+            by_origin[origin as usize] += 1;
         }
         let letters =
             failures.into_iter().map(|(origin, failure)| letter(shared, stamped, origin, failure, false)).collect();
@@ -97,13 +96,14 @@ impl Writing {
 
 impl Outputs {
     fn of(&self, origin: u32) -> u32 {
-        self.by_origin.get(&origin).copied().unwrap_or(0)
+        self.by_origin[origin as usize]
     }
 
     fn acknowledge(&self, which: impl Fn(u32) -> bool) {
-        let offset = |origin: u32| Offset(self.stamped.source.offsets[origin as usize]);
-        let outputs = self.by_origin.iter().filter(|(origin, _)| which(**origin));
-        self.shared.acknowledge(outputs.map(|(origin, outputs)| (offset(*origin), *outputs)));
+        let offsets = self.stamped.source.offsets.iter().map(|offset| Offset(*offset));
+        let outputs = (0..).zip(offsets.zip(self.by_origin.iter().copied()));
+        let which = |(origin, (_, outputs)): &(u32, (Offset, u32))| *outputs > 0 && which(*origin);
+        self.shared.acknowledge(outputs.filter(which).map(|(_, outputs)| outputs));
     }
 
     /// Decides what becomes of records that sinks refused: held until the pipeline is resumed, then written anew if none

@@ -228,8 +228,7 @@ fn fill_headers(columns: &mut Vec<HeaderColumn>, names: &[String], batch: &Batch
         column.spans.clear();
         column.data.clear();
         for row in 0..batch.len() {
-            let found = batch.headers(row).filter(|(header, _)| header == name).last();
-            match found.and_then(|(_, value)| value) {
+            match last_header(batch.headers.get(row).unwrap_or_default(), name.as_bytes()) {
                 None => column.spans.push([0, u32::MAX]),
                 Some(value) => {
                     column.spans.push([column.data.len() as u32, value.len() as u32]);
@@ -238,6 +237,31 @@ fn fill_headers(columns: &mut Vec<HeaderColumn>, names: &[String], batch: &Batch
             }
         }
     }
+}
+
+/// The value of the last header of a name among packed ones, which the host itself has packed; names that nobody asked
+/// for are passed over unread.
+fn last_header<'h>(packed: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    fn take<'h>(rest: &mut &'h [u8]) -> Option<Option<&'h [u8]>> {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length);
+        if length == u32::MAX {
+            *rest = after;
+            return Some(None);
+        }
+        let (bytes, after) = after.split_at_checked(length as usize)?;
+        *rest = after;
+        Some(Some(bytes))
+    }
+    let mut rest = packed;
+    let mut found = None;
+    while let Some(header) = take(&mut rest) {
+        let Some(value) = take(&mut rest) else { break };
+        if header == Some(name) {
+            found = value;
+        }
+    }
+    found
 }
 
 fn not_started(store: &mut Store<State>, error: &wasmtime::Error) -> LoadError {

@@ -1,5 +1,7 @@
 //! What leaves for a sink: rows with their write times, as whole records or as cells by column.
 
+use std::fmt::Write as _;
+
 use super::{Column, Offset, TopicPartition, WriteTime};
 
 /// A value on its way into a table, borrowed from its column.
@@ -187,7 +189,23 @@ impl SinkBatch {
     /// The `pelton-id` of a row: topic, partition, offset, output index.
     #[must_use]
     pub fn id(&self, row: usize) -> String {
+        let mut id = self.id_prefix();
+        self.push_id(row, &mut id);
+        id
+    }
+
+    /// What the ids of all rows begin with.
+    #[must_use]
+    pub fn id_prefix(&self) -> String {
+        format!("{}/{}/", self.source.topic, self.source.partition)
+    }
+
+    /// Appends what comes after [`Self::id_prefix`] in the id of a row.
+    ///
+    /// # Panics
+    /// Where `row` is not below [`Self::len`].
+    pub fn push_id(&self, row: usize, id: &mut String) {
         let meta = &self.rows[row];
-        format!("{}/{}/{}/{}", self.source.topic, self.source.partition, meta.offset, meta.index)
+        write!(id, "{}/{}", meta.offset, meta.index).expect("text takes everything");
     }
 }
