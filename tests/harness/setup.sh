@@ -114,6 +114,12 @@ services() {
         || lacks "Maven, which fetches Kafka's tools and Cassandra: apt-get install maven"
 }
 
+# Counts the instructions that a record costs at the boundary.
+valgrind_tool() {
+    command -v valgrind >/dev/null || apt_install valgrind libc6-dbg \
+        || lacks "valgrind, which counts instructions: apt-get install valgrind libc6-dbg"
+}
+
 compilers
 rust
 if [ "${1:-}" != build ]; then
@@ -121,6 +127,7 @@ if [ "${1:-}" != build ]; then
     cargo_tool deny "$deny_version"
     guests
     services
+    valgrind_tool
 fi
 
 if ((${#missing[@]})); then
