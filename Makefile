@@ -1,7 +1,7 @@
 # The verbs of this repository. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile fuzz
+.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile fuzz bench
 
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -22,6 +22,7 @@ lint: ## format check, clippy, documentation, and licences, sources and bans of 
 	@cargo fmt --all --check
 	@cargo fmt --all --check --manifest-path plugins/Cargo.toml
 	@cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+	@cargo fmt --all --check --manifest-path host/benches/plugins/Cargo.toml
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy --workspace --all-targets --quiet --manifest-path plugins/Cargo.toml -- -D warnings
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
@@ -31,6 +32,7 @@ fmt: ## format all Rust code
 	@cargo fmt --all
 	@cargo fmt --all --manifest-path plugins/Cargo.toml
 	@cargo fmt --manifest-path tests/fuzz/Cargo.toml
+	@cargo fmt --all --manifest-path host/benches/plugins/Cargo.toml
 
 plugins: ## build the example plugins and run their cases
 	@$(PELTON) plugin build plugins
@@ -53,3 +55,6 @@ hostile: ## every hostile guest beside a good pipeline: what it got, and what it
 
 fuzz: ## fuzz all that reads bytes from outside, SECONDS=30 a target (TARGET=json; FILE=crash runs one again)
 	@SECONDS_EACH=$(or $(SECONDS),30) FILE=$(FILE) tests/harness/fuzz.sh $(TARGET)
+
+bench: ## what Pelton costs, in ratios to native programs; needs `make services` (ARGS="--json", --short, --only drop)
+	@tests/harness/bench.sh $(ARGS)

@@ -43,6 +43,7 @@ stage "what is needed" "$here/setup.sh"
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 stage "build" cargo build --workspace --all-targets
 stage "plugins" "$target/debug/pelton" plugin build plugins
+stage "plugins of the benchmark" "$target/debug/pelton" plugin build --target-dir plugins/target/wasm host/benches/plugins
 stage "lint" make --no-print-directory lint
 stage "examples in the documentation" cargo test --doc --package pelton-sdk --package pelton-sdk-derive
 stage "plugin unit tests" cargo test --quiet --manifest-path plugins/Cargo.toml
@@ -50,6 +51,8 @@ stage "plugin cases" "$target/debug/pelton" plugin test plugins
 stage "hostile guests" "$target/debug/hostile" --quick
 stage "fuzzing" "$here/fuzz.sh"
 stage "services" services_up
+# Not optimised: proves that all of it runs and that every record arrives, its figures mean nothing.
+stage "benchmark" cargo bench --quiet --workspace --profile dev --bench ratios -- --short
 
 printf 'tests …\n'
 began=$SECONDS
