@@ -47,7 +47,7 @@ impl Parts {
     }
 
     /// The part to run next.
-    pub fn next(&mut self) -> Option<Part> {
+    pub fn pop(&mut self) -> Option<Part> {
         self.0.pop_front().filter(|part| !part.rows.is_empty())
     }
 
@@ -105,15 +105,15 @@ mod tests {
     use super::*;
 
     fn rows(parts: &mut Parts) -> Vec<Range<usize>> {
-        std::iter::from_fn(|| parts.next()).map(|part| part.rows).collect()
+        std::iter::from_fn(|| parts.pop()).map(|part| part.rows).collect()
     }
 
     #[test]
     fn parts_come_in_the_order_of_records_however_they_are_cut() {
         let mut parts = Parts::of(10);
-        let whole = parts.next().unwrap();
+        let whole = parts.pop().unwrap();
         parts.halve(&whole, 6);
-        let first = parts.next().unwrap();
+        let first = parts.pop().unwrap();
         assert_eq!((first.rows.clone(), first.run.is_cut), (0..6, true));
         parts.before(&first, 2);
         assert_eq!(rows(&mut parts), [0..2, 2..6, 6..10]);
@@ -123,20 +123,20 @@ mod tests {
     #[test]
     fn what_a_record_asked_for_counts_as_long_as_it_stands_at_the_head() {
         let mut parts = Parts::of(10);
-        let mut part = parts.next().unwrap();
+        let mut part = parts.pop().unwrap();
         part.asked = 2;
         parts.before(&part, 4);
-        let head = parts.next().unwrap();
+        let head = parts.pop().unwrap();
         assert_eq!((head.rows.clone(), head.asked), (0..4, 2));
-        assert_eq!(parts.next().map(|part| (part.rows, part.asked)), Some((4..10, 0)));
+        assert_eq!(parts.pop().map(|part| (part.rows, part.asked)), Some((4..10, 0)));
         let given_up = parts.give_up_first(head);
         assert_eq!((given_up.rows, given_up.asked), (0..1, 2));
-        assert_eq!(parts.next().map(|part| (part.rows, part.asked)), Some((1..4, 0)));
+        assert_eq!(parts.pop().map(|part| (part.rows, part.asked)), Some((1..4, 0)));
     }
 
     #[test]
     fn a_batch_of_nothing_has_no_part() {
-        assert_eq!(Parts::of(0).next(), None);
+        assert_eq!(Parts::of(0).pop(), None);
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
             attempt,
             line: crate::pipeline::LogLine { level: crate::pipeline::LogLevel::Info, message: String::new() },
         };
-        let mut part = Parts::of(1).next().unwrap();
+        let mut part = Parts::of(1).pop().unwrap();
         for attempt in 1..=150 {
             part.failed(Lost { attempts: attempt, lines: vec![line(attempt)], ..Lost::default() });
         }
