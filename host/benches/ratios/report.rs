@@ -173,8 +173,9 @@ fn number(value: f64) -> String {
         _ if magnitude >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     };
-    let Some(head) = text.split('.').next().filter(|head| head.len() > 3) else { return text };
-    let mut grouped = String::new();
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
+    let Some(head) = digits.split('.').next().filter(|head| head.len() > 3) else { return text };
+    let mut grouped = sign.to_owned();
     for (at, digit) in head.chars().enumerate() {
         if at > 0 && (head.len() - at).is_multiple_of(3) {
             grouped.push(',');
