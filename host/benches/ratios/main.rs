@@ -55,6 +55,9 @@ pub(crate) struct Plan {
     cache: tempfile::TempDir,
 }
 
+/// Measures one group.
+type Measure = fn(&Plan) -> Vec<Figure>;
+
 impl Plan {
     fn of(mode: &str) -> Self {
         let plan = Self {
@@ -109,7 +112,7 @@ fn main() {
     let value = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1)).cloned();
     let (only, picture) = (value("--only"), value("--picture"));
     let plan = Plan::of(mode);
-    let groups: [(&str, fn(&Plan) -> Vec<Figure>); 7] = [
+    let groups: [(&str, Measure); 7] = [
         ("boundary", boundary::measure),
         ("drop", line::drop_all),
         ("json", line::add_cents),

@@ -117,7 +117,7 @@ impl Report {
         let shown: Vec<(&Figure, f64, Spread)> = self
             .figures
             .iter()
-            .filter(|figure| figure.labels.get("picture").is_some())
+            .filter(|figure| figure.labels.contains_key("picture"))
             .filter_map(|figure| {
                 let ratio = figure.ratio?;
                 Some((figure, if figure.better == Better::More { ratio.median } else { 1.0 / ratio.median }, ratio))
