@@ -6,13 +6,16 @@ SHELL := bash
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
+# Built with a sign of life: from nothing it takes some minutes.
+BUILD := cargo build --package pelton
 PELTON := cargo run --quiet --package pelton --
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## see records flow: needs nothing else (ARGS="--seconds 5 --json")
-	@tests/harness/setup.sh build
+demo: ## see records flow: needs no services (ARGS="--seconds 5 --json")
+	@tests/harness/setup.sh build >&2
+	@$(BUILD)
 	@$(PELTON) demo $(ARGS)
 
 test: ## everything: format, lint, plugins, all tests with real Kafka and Cassandra
@@ -35,6 +38,7 @@ fmt: ## format all Rust code
 	@cargo fmt --all --manifest-path host/benches/plugins/Cargo.toml
 
 plugins: ## build the example plugins and run their cases
+	@$(BUILD)
 	@$(PELTON) plugin build plugins
 	@$(PELTON) plugin test plugins
 
