@@ -15,6 +15,9 @@ pub(super) const CODE_BYTES_MAX: usize = 64;
 /// Bytes of a failure's message; what is longer is cut.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// How long one record may hold its partition each time that a plugin wants it tried again.
+pub(super) const RETRY_DELAY_MAX: Duration = Duration::from_mins(1);
+
 /// What an answer is held against.
 pub(super) struct Frame<'a> {
     /// Rows of the batch.
@@ -115,7 +118,9 @@ fn check_failures(failures: Vec<types::Failure>, count: u32) -> Result<Vec<Failu
         }
         let kind = match failure.kind {
             types::FailureKind::Reject => FailureKind::Reject,
-            types::FailureKind::Retry(delay_ms) => FailureKind::Retry(Duration::from_millis(delay_ms.into())),
+            types::FailureKind::Retry(delay_ms) => {
+                FailureKind::Retry(Duration::from_millis(delay_ms.into()).min(RETRY_DELAY_MAX))
+            }
             types::FailureKind::Skip => FailureKind::Skip,
         };
         let mut message = failure.message;

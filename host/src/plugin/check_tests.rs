@@ -67,6 +67,18 @@ fn rows_that_lie() {
 }
 
 #[test]
+fn nobody_holds_a_partition_for_more_than_a_minute_at_a_time() {
+    let delay_of = |asked_ms| {
+        let mut answer = output(Selection::Kept(Vec::new()));
+        answer.failures.push(Failure { kind: FailureKind::Retry(asked_ms), ..failure(0, "busy") });
+        against(answer, &[]).expect("true").failures[0].kind
+    };
+    let held = |ms| crate::pipeline::FailureKind::Retry(Duration::from_millis(ms));
+    let asked = [0, 250, 60_000, 60_001, u32::MAX];
+    assert_eq!(asked.map(delay_of), [0, 250, 60_000, 60_000, 60_000].map(held));
+}
+
+#[test]
 fn failures_that_lie() {
     let with = |rows, failures| Output { failures, ..output(rows) };
     let none = || Selection::Kept(Vec::new());

@@ -1189,7 +1189,7 @@ pub mod pelton {
         /// The record goes to the dead letters, with code and message.
         Reject,
         /// The record is tried again after this many milliseconds and holds its partition meanwhile; after the
-        /// pipeline's number of attempts it goes to the dead letters.
+        /// pipeline's number of attempts it goes to the dead letters. More than 60000 counts as 60000.
         Retry(u32),
         /// The record is passed over and counted under its code.
         Skip,

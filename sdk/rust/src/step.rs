@@ -102,8 +102,8 @@ impl<O> Step<O> {
         Failure::reject(code, message).into()
     }
 
-    /// The record cannot be handled now: it is tried again after `delay`, and holds its partition meanwhile. After the
-    /// pipeline's number of attempts it goes to the dead letters.
+    /// The record cannot be handled now: it is tried again after `delay` (a minute at most), and holds its partition
+    /// meanwhile. After the pipeline's number of attempts it goes to the dead letters.
     pub fn retry(delay: Duration, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Failure::retry(delay, code, message).into()
     }
