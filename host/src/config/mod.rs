@@ -280,7 +280,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// `cpu_per_batch`, thread CPU time.
     pub cpu_per_batch: Duration,
-    /// `cpu_per_record`, thread CPU time: a batch of few records may take so much for each, and a little for itself.
+    /// `cpu_per_record`, thread CPU time: a batch of few records may take so much for each, 50 ms for
+    /// each MiB, and 50 ms for itself.
     pub cpu_per_record: Duration,
     /// `wall_per_batch`: the generous deadline that never dead-letters.
     pub wall_per_batch: Duration,

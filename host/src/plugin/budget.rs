@@ -33,10 +33,20 @@ fn as_ns(duration: Duration) -> u64 {
 /// first record, and the batch is copied in and out.
 const CALL_CPU: Duration = Duration::from_millis(50);
 
-/// CPU time of a call with so many records.
-pub(super) fn cpu_of_call(limits: &Limits, records: usize) -> Duration {
+/// CPU time for each MiB of a call's records, beside what they may take by their number: what a guest in an interpreter
+/// needs that parses the values itself, at 20 MiB a second.
+const MEBIBYTE_CPU: Duration = Duration::from_millis(50);
+
+/// CPU time of a call with so many records, of so many bytes in all.
+pub(super) fn cpu_of_call(limits: &Limits, records: usize, bytes: usize) -> Duration {
     let records = u32::try_from(records).unwrap_or(u32::MAX);
-    limits.cpu_per_record.saturating_mul(records).saturating_add(CALL_CPU).min(limits.cpu_per_batch)
+    let for_bytes = as_ns(MEBIBYTE_CPU).saturating_mul(bytes as u64) >> 20;
+    limits
+        .cpu_per_record
+        .saturating_mul(records)
+        .saturating_add(CALL_CPU)
+        .saturating_add(Duration::from_nanos(for_bytes))
+        .min(limits.cpu_per_batch)
 }
 
 /// Which limit stopped a guest.
@@ -175,19 +185,26 @@ mod tests {
             cpu_per_record: Duration::from_millis(10),
             ..Limits::default()
         };
-        let millis = |records| cpu_of_call(&limits, records).as_millis();
+        let millis = |records| cpu_of_call(&limits, records, 0).as_millis();
         assert_eq!([0, 1, 2, 45, 46, 1024, usize::MAX].map(millis), [50, 60, 70, 500, 500, 500, 500]);
         let small = Limits { cpu_per_batch: Duration::from_millis(20), ..limits };
-        assert_eq!(cpu_of_call(&small, 1), Duration::from_millis(20));
+        assert_eq!(cpu_of_call(&small, 1, 0), Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_large_record_may_take_longer_than_a_small_one() {
+        let limits = Limits::default();
+        let millis = |mebibytes: usize| cpu_of_call(&limits, 1, mebibytes << 20).as_millis();
+        assert_eq!([0, 1, 4, 8, 10, usize::MAX >> 20].map(millis), [60, 110, 260, 460, 500, 500]);
     }
 
     /// CPU time of a batch whose every part uses up its time: the whole twice, each part once, down to single records.
     fn cpu_of_a_batch_that_never_ends(limits: &Limits, records: usize) -> Duration {
         fn parts(limits: &Limits, records: usize) -> Duration {
-            let (half, own) = (records / 2, cpu_of_call(limits, records));
+            let (half, own) = (records / 2, cpu_of_call(limits, records, 0));
             if records == 1 { own } else { own + parts(limits, half) + parts(limits, records - half) }
         }
-        cpu_of_call(limits, records) + parts(limits, records)
+        cpu_of_call(limits, records, 0) + parts(limits, records)
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Instance {
         self.store.data_mut().effects.clear();
         self.store.data_mut().rows.begin(batch, plan.clock, plan.random);
         fill_headers(&mut self.headers, &subscription.headers, batch);
-        begin(&mut self.store, cpu_of_call(&plan.limits, batch.len()), plan.limits.wall_per_batch);
+        begin(&mut self.store, cpu_of_call(&plan.limits, batch.len(), batch.bytes()), plan.limits.wall_per_batch);
         let answer = call(&self.guest, &mut self.store, &self.headers, subscription, input);
         let cpu_ns = self.store.data().budget.cpu_used_ns();
         self.store.data_mut().rows.end();
