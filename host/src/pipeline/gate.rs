@@ -34,6 +34,8 @@ pub struct Hold {
     pub by: PausedBy,
     /// Nothing had closed the gate before.
     pub was_open: bool,
+    /// Its cause is told from now on: nothing had closed the gate before, or only an operator.
+    pub is_new: bool,
     /// How often the gate had been opened.
     resumes: u64,
 }
@@ -68,23 +70,34 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Closes the gate; the first cause stays. True where it was open.
+    /// Closes the gate; the first cause stays, but for an operator's, to which that of the first failure is added: whoever
+    /// resumes the pipeline lets what failed go, and must know it. True where it was open.
     pub fn pause(&self, by: PausedBy, cause: &str) -> bool {
         self.hold(by, cause).was_open
     }
 
     /// As [`Self::pause`], for somebody who waits until the gate is opened ([`Self::resumed`]).
     pub fn hold(&self, by: PausedBy, cause: &str) -> Hold {
-        let mut resumes = 0;
-        let was_open = self.state.send_if_modified(|state| {
+        let (mut resumes, mut was_open, mut is_new) = (0, false, false);
+        self.state.send_if_modified(|state| {
             resumes = state.resumes;
-            let was_open = state.pause.is_none();
-            if was_open {
-                state.pause = Some(Pause { by, cause: cause.to_owned() });
-            }
-            was_open
+            let before = state.pause.take();
+            let is_failure = by != PausedBy::Operator;
+            let (pause, is_told) = match before {
+                None => {
+                    was_open = true;
+                    (Pause { by, cause: cause.to_owned() }, true)
+                }
+                Some(Pause { by: PausedBy::Operator, cause: asked }) if is_failure => {
+                    (Pause { by, cause: format!("{asked}; meanwhile: {cause}") }, true)
+                }
+                Some(before) => (before, false),
+            };
+            state.pause = Some(pause);
+            is_new = is_told;
+            is_told
         });
-        Hold { by, was_open, resumes }
+        Hold { by, was_open, is_new, resumes }
     }
 
     /// Waits until the gate has been opened since, even if it was closed again at once.
@@ -118,5 +131,28 @@ impl Gate {
     pub async fn closed(&self) {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| state.pause.is_some()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_beside_an_operators_pause_and_the_first_failure_stays() {
+        let gate = Gate::default();
+        assert!(gate.pause(PausedBy::Operator, "paused by an operator"));
+        let hold = gate.hold(PausedBy::Breaker, "3 of 3 records failed");
+        assert!(hold.is_new && !hold.was_open);
+        let both = Pause {
+            by: PausedBy::Breaker,
+            cause: "paused by an operator; meanwhile: 3 of 3 records failed".to_owned(),
+        };
+        assert_eq!(gate.paused(), Some(both.clone()));
+        assert!(!gate.hold(PausedBy::Breaker, "5 of 5 records failed").is_new);
+        assert!(!gate.pause(PausedBy::Operator, "paused by an operator"));
+        assert_eq!(gate.paused(), Some(both));
+        gate.resume();
+        assert_eq!(gate.paused(), None);
     }
 }

@@ -181,7 +181,7 @@ impl Shared {
             }
         };
         let hold = self.line.gate.hold(by, &cause);
-        if hold.was_open {
+        if hold.is_new {
             self.line.meters.paused(by.name());
         }
         tracing::error!(pipeline = %self.line.name, partition = %self.partition, "paused: {cause}");
