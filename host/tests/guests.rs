@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pelton::config::Limits;
+use pelton::config::{Limits, Mask};
 use pelton::pipeline::{
     LogLine, MetricUpdate, OutOp, OutRow, Span, Transform as _, TransformError, TransformInput, TrapKind,
 };
@@ -530,11 +530,33 @@ guests! {
         assert!(apply(&silent, &batch(&["a"])).unwrap().effects.logs.is_empty(), "what is not granted is not given");
     }
 
+    repeats_its_config => {
+        let config = serde_json::json!({ "token": "abc123-and-more" });
+        let guest = support::load_on(support::runtime(), "repeats_its_config", &config);
+        let said = logged(|| guest.tell_first_words(&Mask::of(["abc123-and-more"])));
+        assert!(said.contains(r#"{"token":"***"}"#) && !said.contains("abc123"), "{said}");
+        // What it says about a batch is masked behind its door: `pipeline::masking`.
+        let output = apply(&guest, &batch(&["a"])).unwrap();
+        assert_eq!(output.effects.logs[0].message, config.to_string());
+        assert_eq!((output.failures[0].code.as_str(), output.failures[0].message.as_str()), ("call_failed", config.to_string().as_str()));
+    }
+
     looks_at_the_clock => {
         let trapped = trapped("looks_at_the_clock", Limits::default());
         assert_eq!(trapped.kind, TrapKind::Trap);
         assert!(trapped.message.contains("`wasi:clocks/wall-clock#now` was called"), "{}", trapped.message);
     }
+}
+
+/// What is logged meanwhile.
+fn logged(work: impl FnOnce()) -> String {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.try_clone().unwrap()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+    text
 }
 
 fn lies(guest: &str, about: &str) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Exit, Failure, Outcome, note, say, say_json};
-use crate::config::{self, Limits, Manifest, ProcessEnvironment};
+use crate::config::{self, Limits, Manifest, Mask, ProcessEnvironment};
 use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem};
 use crate::plugin::{Runtime, WasmTransform, build};
 use crate::record::Digest;
@@ -105,6 +105,7 @@ fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, args: &Args) -> Result<Pl
         // The configuration is the case's own, and a plugin is configured once.
         let plugin = WasmTransform::from_bytes(runtime, &name, &bytes, &case.config, &manifest.grants, limits)
             .map_err(|error| Failure::new(format_args!("{}, case {}: {error}", artifact.display(), case.name)))?;
+        plugin.tell_first_words(&Mask::default());
         reports.push(case.run(&plugin, args.bless)?);
     }
     if reports.is_empty() {

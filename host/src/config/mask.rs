@@ -10,11 +10,29 @@ const MASKED_MIN: usize = 6;
 pub struct Mask(Vec<String>);
 
 impl Mask {
+    /// A mask of these values.
+    #[must_use]
+    pub fn of<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
+        let mut mask = Self::default();
+        values.into_iter().for_each(|value| mask.add(value));
+        mask
+    }
+
+    /// Whether there is nothing to mask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds a value.
     pub(super) fn add(&mut self, value: &str) {
         for line in value.lines().map(str::trim).filter(|line| line.len() >= MASKED_MIN) {
-            if !self.0.iter().any(|known| known == line) {
-                self.0.push(line.to_owned());
+            // A plugin gets its configuration as JSON, and may repeat it as such.
+            let quoted = serde_json::Value::from(line).to_string();
+            for form in [line, &quoted[1..quoted.len() - 1]] {
+                if !self.0.iter().any(|known| known == form) {
+                    self.0.push(form.to_owned());
+                }
             }
         }
         // The longest first, so that a part of a value does not hide the rest of it.
@@ -46,5 +64,13 @@ mod tests {
         }
         assert_eq!(mask.apply("key hunter2-and-more, hunter2, 19, abcdefgh"), "key ***, ***, 19, ***");
         assert_eq!(format!("{mask:?}"), "<4 masked>");
+    }
+
+    #[test]
+    fn masks_a_value_as_it_stands_in_json_too() {
+        let value = r#"a"quote\and"#;
+        let json = serde_json::json!({ "token": value }).to_string();
+        assert_eq!(Mask::of([value]).apply(&json), r#"{"token":"***"}"#);
+        assert_eq!(Mask::of([value]).apply(value), "***");
     }
 }

@@ -122,6 +122,7 @@ impl Connector<'_> {
             clock: Arc::clone(&self.clock),
             gate: Gate::default(),
             breaker: pipeline.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
+            mask: self.project.mask.clone(),
             meters: Meters::new(&pipeline.name, &self.telemetry),
             digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
             configuration: pipeline.digest.short(),

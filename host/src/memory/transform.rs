@@ -82,6 +82,8 @@ pub struct MemoryTransform {
     apply: Apply,
     faults: Mutex<Vec<Fault>>,
     is_talkative: bool,
+    /// What it says with everything that it logs, and in its traps.
+    words: String,
     calls: AtomicU64,
 }
 
@@ -115,6 +117,7 @@ impl MemoryTransform {
             apply: Box::new(apply),
             faults: Mutex::default(),
             is_talkative: false,
+            words: String::new(),
             calls: AtomicU64::new(0),
         }
     }
@@ -169,9 +172,20 @@ impl MemoryTransform {
         self
     }
 
+    /// As [`Self::talkative`], and repeats these words in every line and at every fault.
+    #[must_use]
+    pub fn says(mut self, words: &str) -> Self {
+        words.clone_into(&mut self.words);
+        self.talkative()
+    }
+
+    fn with_words(&self, text: String) -> String {
+        if self.words.is_empty() { text } else { format!("{text}: {}", self.words) }
+    }
+
     fn line(&self, record: RecordView<'_>) -> LogLine {
         let offset = record.batch.offsets[record.row];
-        LogLine { level: LogLevel::Info, message: format!("{} saw offset {offset}", self.name) }
+        LogLine { level: LogLevel::Info, message: self.with_words(format!("{} saw offset {offset}", self.name)) }
     }
 
     /// Calls so far.
@@ -194,13 +208,13 @@ impl MemoryTransform {
         };
         fault.times -= 1;
         let offset = record.batch.offsets[record.row];
-        let asked = || format!("asked to at offset {offset}");
+        let asked = || self.with_words(format!("asked to at offset {offset}"));
         let logs = || vec![self.line(record)];
         match fault.kind {
             FaultKind::Trap(kind) => Err(TransformError::Trap {
                 kind,
                 message: asked(),
-                backtrace: "memory::transform".into(),
+                backtrace: self.with_words("memory::transform".into()),
                 logs: logs(),
             }),
             FaultKind::RetryBatch => Err(TransformError::Retry { message: asked(), logs: logs() }),

@@ -13,10 +13,11 @@ use super::chain::{Chain, ChainOutput, Halt, Lost, LostLine, RecordFailure, Run}
 use super::compute::Compute;
 use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
 use super::gate::Gate;
+use super::masking::{mask_halt, mask_processed};
 use super::meters::Meters;
 use super::{BatchLimits, DeadLetters, OutOp, OutRow, Sink};
 use crate::clock::Clock;
-use crate::config::ErrorSettings;
+use crate::config::{ErrorSettings, Mask};
 use crate::record::{Batch, SinkBatch, WriteTime};
 
 /// A pipeline, ready to run.
@@ -43,6 +44,8 @@ pub struct Line {
     pub gate: Gate,
     /// Counts failures, where the pipeline has a breaker.
     pub breaker: Option<Mutex<Breaker>>,
+    /// What must not show in anything that is said about its records.
+    pub mask: Mask,
     /// What it counts.
     pub meters: Meters,
     /// Short digests of its plugins, in order.
@@ -132,6 +135,15 @@ impl Line {
     /// # Errors
     /// Where it has to be run again, whole or in parts: then nothing of this run counts.
     pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut said = self.run(part, run, stamped);
+        match &mut said {
+            Ok(processed) => mask_processed(&self.mask, processed),
+            Err(halt) => mask_halt(&self.mask, halt),
+        }
+        said
+    }
+
+    fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
         let mut chain = self.chain.run(part, run)?;
         let mut failures = std::mem::take(&mut chain.failures);
         let stages = std::mem::take(&mut chain.stages);

@@ -15,6 +15,7 @@ pub mod encode;
 pub mod gate;
 pub mod json_patch;
 pub mod line;
+mod masking;
 pub mod meters;
 pub mod parts;
 pub mod seams;

@@ -20,7 +20,7 @@ use super::line::{Line, LineOutput};
 use super::meters::Meters;
 use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, TrapKind};
 use crate::clock::ManualClock;
-use crate::config::{self, ErrorSettings, Format, Poison, Tombstones};
+use crate::config::{self, ErrorSettings, Format, Mask, Poison, Tombstones};
 use crate::memory::{
     MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRecord, MemorySink, MemorySource, MemoryTransform, OwnedValue,
     Step,
@@ -44,6 +44,7 @@ struct World {
     alerts: MemorySink,
     letters: MemoryDeadLetters,
     errors: ErrorSettings,
+    mask: Mask,
 }
 
 /// A daemon: one supervisor with one pipeline.
@@ -68,6 +69,7 @@ impl World {
             alerts: MemorySink::records(),
             letters: MemoryDeadLetters::new(),
             errors: ErrorSettings { poison: Poison::DeadLetter, retry_attempts: 3, breaker: None },
+            mask: Mask::default(),
         }
     }
 
@@ -102,6 +104,7 @@ impl World {
             clock: Arc::new(ManualClock::at(NOW_MS)),
             gate: Gate::default(),
             breaker: self.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
+            mask: self.mask.clone(),
             meters: Meters::new("events", &Telemetry::new()),
             digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
             configuration: Digest::of(b"").short(),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::chain::{RecordFailure, Run};
 use super::gate::PausedBy;
 use super::line::Stamped;
+use super::masking::mask_failure;
 use super::shared::{Flow, Shared};
 use super::{DeadLetter, Pending, RowFailure};
 use crate::config::Poison;
@@ -191,6 +192,7 @@ async fn answers(shared: &Shared, accepted: Vec<Accepted>) -> Refused {
             }
         }
     }
+    refused.values_mut().for_each(|refusal| mask_failure(&shared.line.mask, &mut refusal.failure));
     refused
 }
 

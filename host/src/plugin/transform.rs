@@ -13,7 +13,7 @@ use super::error::LoadError;
 use super::imports::{check_imports, linker};
 use super::instance::{Instance, Plan};
 use super::{Capability, Runtime, subscription};
-use crate::config::Limits;
+use crate::config::{Limits, Mask};
 use crate::pipeline::{LogLevel, LogLine, Subscription, Transform, TransformError, TransformInput, TransformOutput};
 use crate::record::Digest;
 
@@ -29,6 +29,8 @@ pub struct WasmTransform {
     plan: Plan,
     idle: Mutex<Vec<Instance>>,
     runtime: Arc<Runtime>,
+    /// What the guest logged while it was configured.
+    first_words: Vec<LogLine>,
 }
 
 impl WasmTransform {
@@ -87,9 +89,6 @@ impl WasmTransform {
         };
         let (instance, given, logs) = Instance::start(&plan)?;
         let subscription = subscription::check(given).map_err(|problems| LoadError::Subscription { problems })?;
-        for line in logs {
-            tell(name, &line);
-        }
         Ok(Self {
             name: name.to_owned(),
             description,
@@ -97,6 +96,7 @@ impl WasmTransform {
             plan,
             idle: Mutex::new(vec![instance]),
             runtime: Arc::clone(runtime),
+            first_words: logs,
         })
     }
 
@@ -104,6 +104,14 @@ impl WasmTransform {
     #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// Hands what the guest logged while it was configured to the log. A guest that has just read its configuration is
+    /// apt to repeat it.
+    pub fn tell_first_words(&self, mask: &Mask) {
+        for line in &self.first_words {
+            tell(&self.name, line.level, &mask.apply(&line.message));
+        }
     }
 
     /// Drops the instances that wait: the next batch meets a fresh one.
@@ -205,9 +213,8 @@ fn top_level(config: &serde_json::Value) -> BTreeMap<String, String> {
 }
 
 /// What a guest logs while it is configured belongs to no batch.
-fn tell(plugin: &str, line: &LogLine) {
-    let message = line.message.as_str();
-    match line.level {
+fn tell(plugin: &str, level: LogLevel, message: &str) {
+    match level {
         LogLevel::Debug => tracing::debug!(plugin, "{message}"),
         LogLevel::Info => tracing::info!(plugin, "{message}"),
         LogLevel::Warn => tracing::warn!(plugin, "{message}"),

@@ -177,7 +177,10 @@ fn load(
     let mut loaded = Vec::new();
     for (index, step) in steps {
         match WasmTransform::load(runtime, &step.plugin, &step.artifact, &step.config, &step.grants, step.limits) {
-            Ok(transform) => loaded.push((*index, Arc::new(transform))),
+            Ok(transform) => {
+                transform.tell_first_words(mask);
+                loaded.push((*index, Arc::new(transform)));
+            }
             Err(error) => problems.extend(load_problems(pipeline, *index, step, &error, mask)),
         }
     }

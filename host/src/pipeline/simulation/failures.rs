@@ -241,3 +241,82 @@ async fn the_status_names_the_record_that_holds_its_partition_and_why() {
     eventually("nothing is held", || held().is_none()).await;
     assert!(daemon.stop().await);
 }
+
+const TOKEN: &str = "abc123-and-more";
+
+/// Calls a service with a secret, and says so wherever a plugin can.
+fn tells_its_token() -> MemoryTransform {
+    MemoryTransform::new("caller", doubler().subscription().clone(), |_| {
+        Step::Fail(FailureKind::Reject, "call_failed".into(), format!("call with {TOKEN} failed"))
+    })
+    .says(&format!("calling with {TOKEN}"))
+    .trap_on(b"\"n\":2", TrapKind::Trap)
+    .retry_on(b"\"n\":3", 1, Duration::from_millis(50))
+}
+
+#[tokio::test]
+async fn a_secret_that_a_plugin_repeats_shows_neither_in_dead_letters_nor_in_the_status() {
+    let mut world = World::new(1);
+    world.mask = config::Mask::of([TOKEN]);
+    append_numbers(&world, 1..=3);
+    let daemon = world.start(vec![tells_its_token()], DRAIN);
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    let letters = world.letters.letters();
+    assert_eq!(letters.len(), 3);
+    for letter in &letters {
+        let said = format!("{} {} {:?} {:?}", letter.code, letter.message, letter.backtrace, letter.logs);
+        assert!(!said.contains("abc123"), "{said}");
+    }
+    assert!(letters.iter().any(|letter| letter.message == "call with *** failed"), "{letters:?}");
+    assert!(
+        letters.iter().any(|letter| letter.logs.iter().any(|line| line.message.contains("with ***"))),
+        "{letters:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_does_not_show_in_the_cause_of_a_pause() {
+    let mut world = World::new(1);
+    world.mask = config::Mask::of([TOKEN]);
+    world.errors.breaker = breaker(1);
+    append_numbers(&world, 1..=1);
+    let daemon = world.start(vec![tells_its_token()], DRAIN);
+    let cause = paused(&daemon).await;
+    assert!(cause.contains("call with *** failed"), "{cause}");
+    assert!(daemon.stop().await);
+}
+
+#[tokio::test]
+async fn a_secret_that_a_sink_repeats_does_not_show() {
+    let mut world = World::new(1);
+    world.mask = config::Mask::of([TOKEN]);
+    world.table.refuse_when(|_, _| Some(("sink.bad_value".into(), format!("{TOKEN} is no number"))));
+    append_numbers(&world, 1..=1);
+    let daemon = world.start(vec![doubler()], DRAIN);
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    assert_eq!(world.letters.letters()[0].message, "*** is no number");
+}
+
+#[tokio::test]
+async fn what_the_breaker_holds_shows_although_an_operator_had_paused() {
+    let mut world = World::new(1);
+    world.errors.breaker = breaker(1);
+    append_numbers(&world, 1..=1);
+    let (permit, permits) = crossbeam_channel::unbounded();
+    let plugin = Arc::new(Stuck { subscription: Subscription::default(), calls: AtomicU64::new(0), permits });
+    let daemon = world.start_with(&[Arc::clone(&plugin) as Arc<dyn Transform>], DRAIN);
+    eventually("a batch is under way", || plugin.calls.load(Ordering::SeqCst) == 1).await;
+    let commands = daemon.commands.clone();
+    let pausing = daemon.runtime.spawn(async move { commands.pause("events").await });
+    assert_eq!(paused(&daemon).await, "paused by an operator");
+    permit.send(()).unwrap();
+    permit.send(()).unwrap();
+    let cause = || status(&daemon).and_then(|pipeline| pipeline.cause).unwrap_or_default();
+    eventually("the breaker's cause shows", || cause().contains("1 of 1 records")).await;
+    assert!(cause().starts_with("paused by an operator; meanwhile: "), "{}", cause());
+    assert!(world.letters.letters().is_empty(), "held until somebody resumes");
+    pausing.abort();
+    assert!(daemon.stop().await);
+}

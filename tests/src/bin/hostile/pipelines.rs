@@ -139,6 +139,7 @@ impl Pipeline {
             errors: ErrorSettings { poison: Poison::DeadLetter, retry_attempts: 2, breaker: None },
             clock,
             gate: Gate::default(),
+            mask: pelton::config::Mask::default(),
             breaker: None,
             meters: Meters::new(name, &Telemetry::new()),
             digests,

@@ -1,0 +1,21 @@
+;; Logs its settings when it starts, and rejects the first row with them for a message.
+(module
+  (import "pelton:plugin/log@0.1.0" "write" (func $log (param i32 i32 i32)))
+  ;; @memory
+  (global $bytes (mut i32) (i32.const 0))
+  (data (i32.const 4096) "call_failed")
+  (func (export "configure") (param $at i32) (param $length i32) (result i32)
+    (global.set $bytes (local.get $length))
+    (memory.copy (i32.const 8192) (local.get $at) (local.get $length))
+    (call $log (i32.const 1) (i32.const 8192) (global.get $bytes))
+    (i32.const 1024))
+  (func (export "process") (param i32) (result i32)
+    (call $log (i32.const 2) (i32.const 8192) (global.get $bytes))
+    (i32.store8 (i32.const 2052) (i32.const 1))
+    (i32.store (i32.const 2080) (i32.const 5000))
+    (i32.store (i32.const 2084) (i32.const 1))
+    (i32.store (i32.const 5012) (i32.const 4096))
+    (i32.store (i32.const 5016) (i32.const 11))
+    (i32.store (i32.const 5020) (i32.const 8192))
+    (i32.store (i32.const 5024) (global.get $bytes))
+    (i32.const 2048)))
