@@ -2,8 +2,9 @@
 //!
 //! In: batches, in order. Out: [`Written`], when every row is durable by Cassandra's own answer, had expired, or can never
 //! be written. Rows are written side by side and retried in any order: their write times keep the log's order in the
-//! data. Never takes a time-out for success, never gives up a row for a transient error, never writes a row as one that
-//! lives for ever because its time to live was over. Where a record deletes a row and upserts it again, and the upsert
+//! data. A batch whose answer was dropped is given up: whoever goes on writes the same cells. What is accepted is bounded
+//! in rows and in bytes. Never takes a time-out for success, never gives up a row for a transient error, never writes a
+//! row as one that lives for ever because its time to live was over. Where a record deletes a row and upserts it again, and the upsert
 //! has expired, the deletion is written alone.
 //!
 //! The way of a row:
@@ -29,6 +30,7 @@ use scylla::errors::ExecutionError;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::errors::{CassandraError, Verdict, short};
 use super::rows::{self, Bound, Shape, ShapeColumn, Unit};
@@ -43,6 +45,10 @@ use crate::record::{RowMeta, RowOp, SinkBatch};
 
 /// Rows accepted and not yet answered: beyond it, [`Sink::write`] waits. Memory stays bounded while Cassandra is away.
 const ROWS_ACCEPTED_MAX: usize = 8 * 1024;
+/// Bytes accepted and not yet answered, where nobody says otherwise: as many as two batches of the largest plugin output.
+const BYTES_ACCEPTED_MAX: usize = 64 << 20;
+/// The unit of the semaphore that counts them.
+const PERMIT_BYTES: usize = 1024;
 /// The first pause before another attempt; each further one is twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
@@ -53,8 +59,20 @@ const FAILURES_BLOCKED: u64 = 32;
 pub struct CassandraSink {
     wants: Wants,
     inner: Arc<Inner>,
+    accepted: Accepted,
     runtime: Handle,
 }
+
+/// The room for what was accepted and not yet answered: a batch is here as it came, and encoded beside it.
+struct Accepted {
+    rows: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    /// Permits of `bytes` when nothing is accepted.
+    bytes_permits: usize,
+}
+
+/// The room of one batch; dropping it gives it back.
+type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 struct Inner {
     cassandra: Arc<Cassandra>,
@@ -64,7 +82,6 @@ struct Inner {
     plan: RwLock<Arc<Plan>>,
     /// One reading of the schema at a time.
     reading: tokio::sync::Mutex<()>,
-    accepted: Arc<Semaphore>,
     window: Window,
     stats: Stats,
     block: Block,
@@ -101,18 +118,54 @@ impl CassandraSink {
             clock,
             plan: RwLock::new(Arc::new(plan)),
             reading: tokio::sync::Mutex::new(()),
-            accepted: Arc::new(Semaphore::new(ROWS_ACCEPTED_MAX)),
             window: Window::new(BOUNDS),
             stats: Stats::default(),
             block: Block::default(),
         };
-        Ok(Self { wants: Wants::Cells(specs), inner: Arc::new(inner), runtime: Handle::current() })
+        let (wants, accepted) = (Wants::Cells(specs), Accepted::new(BYTES_ACCEPTED_MAX));
+        Ok(Self { wants, inner: Arc::new(inner), accepted, runtime: Handle::current() })
+    }
+
+    /// The same sink, which accepts no more than so many bytes before the first are answered; a single larger batch goes
+    /// through alone.
+    #[must_use]
+    pub fn within(self, bytes: usize) -> Self {
+        Self { accepted: Accepted::new(bytes), ..self }
     }
 
     /// Its numbers at this moment.
     #[must_use]
     pub fn snapshot(&self) -> SinkSnapshot {
-        self.inner.stats.snapshot(self.inner.window.state())
+        let (rows_accepted, bytes_accepted) = self.accepted.in_use();
+        SinkSnapshot { rows_accepted, bytes_accepted, ..self.inner.stats.snapshot(self.inner.window.state()) }
+    }
+}
+
+impl Accepted {
+    fn new(bytes: usize) -> Self {
+        let bytes_permits = (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Self {
+            rows: Arc::new(Semaphore::new(ROWS_ACCEPTED_MAX)),
+            bytes: Arc::new(Semaphore::new(bytes_permits)),
+            bytes_permits,
+        }
+    }
+
+    /// Waits for room. A batch beyond all bounds takes all of it, and so comes in alone.
+    async fn enter(&self, batch: &SinkBatch) -> Room {
+        const OPEN: &str = "the semaphore is never closed";
+        let rows = batch.len().min(ROWS_ACCEPTED_MAX) as u32;
+        // As it came, and encoded.
+        let bytes = (2 * batch.bytes()).div_ceil(PERMIT_BYTES).clamp(1, self.bytes_permits) as u32;
+        let rows = Arc::clone(&self.rows).acquire_many_owned(rows).await.expect(OPEN);
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.expect(OPEN);
+        (rows, bytes)
+    }
+
+    /// Rows and bytes accepted and not yet answered.
+    fn in_use(&self) -> (usize, usize) {
+        let rows = ROWS_ACCEPTED_MAX - self.rows.available_permits();
+        (rows, (self.bytes_permits - self.bytes.available_permits()) * PERMIT_BYTES)
     }
 }
 
@@ -126,13 +179,12 @@ impl Sink for CassandraSink {
         if batch.is_empty() {
             return Box::pin(std::future::ready(Written::default()));
         }
-        // A batch beyond all bounds comes in alone.
-        let rows = batch.len().min(ROWS_ACCEPTED_MAX) as u32;
-        let accepted = Arc::clone(&self.inner.accepted).acquire_many_owned(rows).await;
-        let accepted = accepted.expect("the semaphore is never closed");
+        let room = self.accepted.enter(&batch).await;
         let inner = Arc::clone(&self.inner);
-        // A task of its own: dropping the answer gives up waiting, not writing.
-        let task = self.runtime.spawn(async move { inner.write_batch(batch, accepted).await });
+        // A task of its own, on the runtime of the connections, which ends with the answer: the batch, its encoded rows
+        // and its room go with it. What was sent already may still be written, at the same write times as by whoever
+        // reads it next.
+        let task = AbortOnDropHandle::new(self.runtime.spawn(async move { inner.write_batch(batch, room).await }));
         Box::pin(async move {
             match task.await {
                 Ok(written) => written,
@@ -144,7 +196,8 @@ impl Sink for CassandraSink {
     }
 
     fn blocked(&self) -> Option<String> {
-        self.inner.block.message()
+        // Where nobody waits nothing is held up; and nobody would find out that it gets through again.
+        self.inner.block.message().filter(|_| self.accepted.in_use().0 > 0)
     }
 }
 
@@ -156,7 +209,7 @@ enum Outcome {
 }
 
 impl Inner {
-    async fn write_batch(&self, batch: SinkBatch, _accepted: OwnedSemaphorePermit) -> Written {
+    async fn write_batch(&self, batch: SinkBatch, _room: Room) -> Written {
         let plan = self.plan();
         let encoded = rows::encode_batch(&batch, &plan.shape);
         let (batch, bytes) = (&batch, encoded.bytes.as_slice());

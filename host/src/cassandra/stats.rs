@@ -28,6 +28,10 @@ pub struct SinkSnapshot {
     pub window: usize,
     /// How many are.
     pub in_flight: usize,
+    /// Rows accepted and not yet answered or given up.
+    pub rows_accepted: usize,
+    /// Bytes that they take, as they came and encoded.
+    pub bytes_accepted: usize,
     /// Attempts that succeeded, by latency: one count for each of [`LATENCY_BOUNDS_US`], and one for the rest.
     pub latency_counts: [u64; LATENCY_BOUNDS_US.len() + 1],
     /// The sum of their latencies in microseconds.
@@ -79,6 +83,8 @@ impl Stats {
             failures: load(&self.failures),
             window,
             in_flight,
+            rows_accepted: 0,
+            bytes_accepted: 0,
             latency_counts: self.latency_counts.each_ref().map(load),
             latency_sum_us: load(&self.latency_sum_us),
         }

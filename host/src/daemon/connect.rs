@@ -15,7 +15,7 @@ use super::{Sampler, StartError};
 use crate::cassandra::{self, Cassandra, CassandraError, CassandraSink};
 use crate::clock::Clock;
 use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project, TableOutput, Tombstones};
-use crate::kafka::{KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
+use crate::kafka::{self, KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
@@ -35,6 +35,8 @@ use crate::telemetry::{Metric, Telemetry};
 /// Of the memory budget, the share of what sources hold that tasks have not yet taken; the rest is for batches under
 /// way, plugins and connections.
 const SOURCES_SHARE: f64 = 0.5;
+/// Of the memory budget, the share of what the Cassandra outputs have accepted and not yet written.
+const SINKS_SHARE: f64 = 0.125;
 /// What to do where nobody answers.
 const REMEDY: &str = "is it running, and reachable from here? `startup_wait` says how long a start waits";
 /// Between two tries to reach a service.
@@ -155,9 +157,17 @@ impl Connector<'_> {
                 let connection = settings.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
                 let session = session.get_or_try_init(|| cassandra::connect(connection)).await?;
                 let sink = CassandraSink::open(Arc::clone(session), output, Arc::clone(&self.clock)).await?;
+                let sink = sink.within(self.sink_bytes());
                 Ok(OpenSink::cassandra(Arc::new(sink), labels))
             }
         }
+    }
+
+    /// What each of the project's Cassandra outputs may hold.
+    fn sink_bytes(&self) -> usize {
+        let outputs = self.project.pipelines.iter().flat_map(|pipeline| pipeline.outputs.values());
+        let outputs = outputs.filter(|output| matches!(output, Output::Cassandra(_))).count();
+        (self.project.settings.memory_bytes as f64 * SINKS_SHARE) as usize / outputs.max(1)
     }
 
     async fn dead_letters(&self, pipeline: &Pipeline) -> Result<Arc<dyn DeadLetters>, Fault> {
@@ -167,7 +177,11 @@ impl Connector<'_> {
                 let settings = &self.project.settings;
                 let connection = settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
                 let spill_dir = &settings.spill_dir;
-                Ok(Arc::new(KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?))
+                let letters = KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?;
+                if let Some(problem) = kafka::dead_letter_size(connection, pipeline).await {
+                    tracing::warn!(pipeline = %pipeline.name, "{}", self.project.place(problem));
+                }
+                Ok(Arc::new(letters))
             }
         }
     }

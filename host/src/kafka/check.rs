@@ -94,8 +94,9 @@ async fn partitions(connection: &KafkaConnection, topic: &str) -> Result<usize, 
         .map_err(|error| SourceError::Broken(error.to_string()))?
 }
 
-/// A dead letter is larger than its record: what the topic does not take goes to the spill directory of one machine.
-async fn dead_letter_size(connection: &KafkaConnection, pipeline: &Pipeline) -> Option<Problem> {
+/// A dead letter is larger than its record: a warning where its topic takes less than the source gives. What the topic
+/// does not take goes to the spill directory of one machine.
+pub async fn dead_letter_size(connection: &KafkaConnection, pipeline: &Pipeline) -> Option<Problem> {
     /// What the headers of a dead letter may add.
     const HEADERS_BYTES: usize = 64 << 10;
     let DeadLetterSettings::Kafka { topic } = &pipeline.dead_letters else { return None };

@@ -28,7 +28,7 @@ const FRAME_BYTES: usize = 512;
 /// What the client adds for each header when it judges a record's size, bytes.
 const HEADER_FRAME_BYTES: usize = 16;
 
-/// The header of a letter whose record stands in a spill file: file, offset, length and digest of its line, as JSON.
+/// The header of a letter whose record stands in a spill file: host, file, offset, length and digest of its line, as JSON.
 pub const SPILL_HEADER: &str = "pelton.spill";
 
 /// Writes dead letters to a topic.
@@ -52,13 +52,16 @@ impl KafkaDeadLetters {
     ) -> Result<Self, SourceError> {
         let stats = Arc::<SinkStats>::default();
         let (writer, limit_bytes) = open_writer(connection, topic, "", Arc::clone(&stats)).await?;
-        std::fs::create_dir_all(spill_dir).map_err(|error| {
+        let spill = LetterFile::at(spill_dir.join(format!("{pipeline}.jsonl")));
+        let probed = spill.clone();
+        let probe = tokio::task::spawn_blocking(move || probed.probe()).await;
+        probe.map_err(std::io::Error::other).and_then(|probed| probed).map_err(|error| {
             SourceError::Refused(format!(
-                "dead letters that do not fit into {topic} go to {}, which cannot be written: {error}",
-                spill_dir.display()
+                "dead letters that do not fit into {topic} go to {}, which cannot be written: {error}; make it writable \
+                 for this user, or name another directory as `spill_dir:` in pelton.yaml",
+                spill.path().display()
             ))
         })?;
-        let spill = LetterFile::at(spill_dir.join(format!("{pipeline}.jsonl")));
         Ok(Self { writer, spill, limit_bytes, stats })
     }
 

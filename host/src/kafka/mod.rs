@@ -36,7 +36,7 @@ mod start;
 mod stats;
 
 pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
-pub use check::check;
+pub use check::{check, dead_letter_size};
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
 pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
 pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};

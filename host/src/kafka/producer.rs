@@ -5,6 +5,10 @@
 //! way come to an end, then sends again, in order, what is missing. The client itself tries without end
 //! (`message.timeout.ms` is 0), so what comes back here is what it cannot decide: permissions, a topic that is gone, a
 //! producer that failed for good. A time-out is never a delivery.
+//!
+//! Where nobody waits for an answer any more, its rows are given up: what the client has not been given is not, and what
+//! comes back undelivered is not sent again. What the client has it keeps in its order and will not part with; its room
+//! (16 MiB at most, over all) comes back when the client has decided.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -311,6 +315,9 @@ impl Writer {
 
     async fn accept(&mut self, job: Job) {
         let Job { rows, answer, room } = job;
+        if answer.is_closed() {
+            return;
+        }
         let tally = Arc::new(Mutex::new(Tally { under_way: rows.len(), ..Tally::default() }));
         let mut refused = Refused::new();
         for row in 0..rows.len() {
@@ -385,6 +392,9 @@ impl Writer {
         while let Some(flight) = self.flights.get(index) {
             let (is_decided, has_failed, delivered) = {
                 let mut tally = lock(&flight.tally);
+                if flight.answer.is_closed() {
+                    tally.failed.clear();
+                }
                 (
                     tally.under_way == 0 && tally.failed.is_empty(),
                     !tally.failed.is_empty(),

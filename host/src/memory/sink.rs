@@ -1,6 +1,7 @@
 //! A sink in memory: records in order, or a table by Cassandra's rules ([`MemoryTable`]).
 //!
-//! Each write runs as a task of its own: dropping its answer gives up waiting, not writing. Faults: [`fail_next`],
+//! Each write runs as a task of its own. Dropping its answer gives its room back at once; every other write then is
+//! given up, and the rest arrive late, as what was on its way to a database does. Faults: [`fail_next`],
 //! [`delay`], [`block`], [`refuse_when`], [`reorder`], [`capacity`], [`crash`].
 //!
 //! [`fail_next`]: MemorySink::fail_next
@@ -215,18 +216,24 @@ impl Sink for MemorySink {
             state.accepted += 1;
             state.accepted
         };
-        let (answer, answered) = oneshot::channel();
+        let (mut answer, answered) = oneshot::channel();
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
-            if let Some(written) = inner.store(sequence, &batch).await {
+            let is_given_up = sequence % 2 == 1;
+            let stored = tokio::select! {
+                biased;
+                stored = inner.store(sequence, &batch) => stored,
+                () = answer.closed(), if is_given_up => return,
+            };
+            match stored {
                 // Nobody may be waiting any more.
-                let _ = answer.send(written);
-            } else {
-                std::future::pending::<()>().await;
+                Some(written) => drop(answer.send(written)),
+                None => answer.closed().await,
             }
-            drop(room);
         });
         async move {
+            // Goes with the answer.
+            let _room = room;
             match answered.await {
                 Ok(written) => written,
                 // The runtime is going down; what was not answered stays unanswered.
@@ -472,15 +479,31 @@ mod tests {
         sink.block("corked");
         let pending = sink.write(batch(&[(1, RowOp::Upsert, "a", number(1))])).await;
         assert_eq!(sink.blocked().as_deref(), Some("corked"));
-        drop(pending);
         let second = sink.write(batch(&[(2, RowOp::Upsert, "a", number(2))])).await;
         sink.fail_next(3);
         sink.unblock();
-        second.await;
-        while sink.writes().len() < 2 {
+        tokio::join!(pending, second);
+        assert_eq!(sink.writes().len(), 2);
+        assert!(sink.attempts() >= 5, "three failed attempts and two good ones");
+    }
+
+    #[tokio::test]
+    async fn of_the_writes_that_nobody_waits_for_some_arrive_late_and_some_never() {
+        let sink = sink().capacity(4);
+        sink.block("corked");
+        for offset in 1..=12 {
+            drop(sink.write(batch(&[(offset, RowOp::Upsert, "a", number(offset))])).await);
+        }
+        let last = sink.write(batch(&[(13, RowOp::Upsert, "a", number(13))])).await;
+        tokio::task::yield_now().await;
+        sink.unblock();
+        last.await;
+        while sink.writes().len() < 7 {
             tokio::task::yield_now().await;
         }
-        assert!(sink.attempts() >= 5, "three failed attempts and two good ones");
+        let mut written: Vec<_> = sink.writes().iter().map(|write| write.at.0 / 1000).collect();
+        written.sort_unstable();
+        assert_eq!(written, [2, 4, 6, 8, 10, 12, 13]);
     }
 
     #[tokio::test]

@@ -131,8 +131,14 @@ fn log_level(line: &LogLine) -> String {
 /// Where a line stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpillPointer {
+    /// The name of the machine that has the file; empty where the system does not tell.
+    #[serde(default)]
+    pub host: String,
     /// The file's name.
     pub file: String,
+    /// The file's number in its file system (`ls -i`), which stays with it when it is rotated away under another name.
+    #[serde(default)]
+    pub inode: u64,
     /// Where the line begins, bytes.
     pub offset: u64,
     /// Its length with its end, bytes.
@@ -226,11 +232,15 @@ impl Inner {
         // Closing a file also unlocks it: whatever fails below, nobody is locked out.
         let file = self.locked(guard.take())?;
         let offsets = append_locked(&file, lines)?;
+        let inode = file.metadata()?.ino();
         file.unlock()?;
         *guard = Some(file);
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let host = host_name();
         let pointer = |(line, offset): (&Vec<u8>, u64)| SpillPointer {
+            host: host.clone(),
             file: name.clone(),
+            inode,
             offset,
             length: line.len() as u64,
             sha256: hex::encode(Digest::of(line).0),
@@ -263,6 +273,13 @@ impl Inner {
         File::open(parent)?.sync_all()?;
         Ok(file)
     }
+}
+
+/// The machine's name, as far as the system tells.
+fn host_name() -> String {
+    let told =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    told.map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
 fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
@@ -415,6 +432,13 @@ mod tests {
         file.write(&[letter(1, b"one")]).await;
         let pointers = file.write(&[letter(2, b"two"), letter(3, b"three")]).await;
         let bytes = std::fs::read(file.path()).expect("a file");
+        assert!(pointers.iter().all(|pointer| !pointer.host.is_empty() && pointer.file == "spill.jsonl"));
+        // Rotated away, the file keeps its number, and the new one has another.
+        let rotated = dir.path().join("spill.jsonl.1");
+        std::fs::rename(file.path(), &rotated).expect("renamed");
+        let anew = file.write(&[letter(4, b"four")]).await;
+        assert_eq!(std::fs::metadata(&rotated).expect("a file").ino(), pointers[0].inode);
+        assert_ne!(anew[0].inode, pointers[0].inode);
         for (pointer, offset) in pointers.iter().zip([2, 3]) {
             let line = &bytes[pointer.offset as usize..][..pointer.length as usize];
             assert_eq!(pointer.sha256, hex::encode(Digest::of(line).0));

@@ -451,7 +451,9 @@ pub trait Sink: Send + Sync {
     fn wants(&self) -> &Wants;
 
     /// Accepts a batch; waits while too much is under way. Batches are accepted in order. The answer resolves when
-    /// every row is durable or refused for good; dropping it gives up waiting, not writing.
+    /// every row is durable or refused for good. Dropping it gives the batch up: what was not sent yet may never be, and
+    /// what the batch held (its room, its memory) is given back as soon as the store's own client lets go of it. Nothing
+    /// is lost by that: what was not acknowledged is not committed, and whoever reads it next writes it again.
     async fn write(&self, batch: SinkBatch) -> Pending;
 
     /// Why nothing gets through at the moment, if so: for status and alerts.

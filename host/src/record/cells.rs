@@ -100,6 +100,12 @@ impl CellColumn {
         self.tags.is_empty()
     }
 
+    /// The memory that its cells take, bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.data.len() + self.tags.len() * (size_of::<Tag>() + size_of::<u64>())
+    }
+
     fn append(&mut self, bytes: &[u8]) -> u64 {
         let offset = self.data.len() as u64;
         self.data.extend_from_slice(bytes);
@@ -184,6 +190,15 @@ impl SinkBatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The memory that its rows take, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let columns = [&self.keys, &self.values, &self.headers];
+        let columns = columns.iter().map(|column| column.data().len() + column.spans_bytes().len()).sum::<usize>();
+        let cells = self.cells.iter().map(CellColumn::size).sum::<usize>();
+        self.rows.len() * size_of::<RowMeta>() + columns + cells
     }
 
     /// The `pelton-id` of a row: topic, partition, offset, output index.

@@ -5,12 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::SqliteError;
 use super::merge::{RowWrite, StoredRow};
@@ -31,6 +30,8 @@ pub(super) struct Job {
     pub(super) table: Arc<SharedTable>,
     pub(super) writes: Vec<RowWrite>,
     pub(super) written: Written,
+    /// Given back when the batch is written, or nobody waits for it any more.
+    pub(super) _room: OwnedSemaphorePermit,
     pub(super) answer: oneshot::Sender<Written>,
 }
 
@@ -56,7 +57,6 @@ pub(super) struct Database {
     pub(super) pages_max: Arc<std::sync::atomic::AtomicU32>,
     jobs: crossbeam_channel::Sender<Job>,
     blocked: Arc<Mutex<Option<String>>>,
-    closing: Arc<AtomicBool>,
 }
 
 /// The open files of this process: all sinks of a file share its writer.
@@ -86,7 +86,6 @@ impl Database {
             pages_max: Arc::default(),
             jobs,
             blocked: Arc::default(),
-            closing: Arc::new(AtomicBool::new(false)),
         });
         let mut writer = Writer {
             connection,
@@ -94,7 +93,6 @@ impl Database {
             #[cfg(test)]
             pages_max: Arc::clone(&database.pages_max),
             blocked: Arc::clone(&database.blocked),
-            closing: Arc::clone(&database.closing),
         };
         let spawned = std::thread::Builder::new().name("sqlite-writer".into()).spawn(move || writer.run());
         spawned.map_err(|error| SqliteError::Open { path: path.to_owned(), reason: error.to_string() })?;
@@ -125,12 +123,6 @@ impl Database {
     }
 }
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        self.closing.store(true, Ordering::SeqCst);
-    }
-}
-
 /// A connection with the settings that the promises rest on.
 pub(super) fn connect(path: &Path) -> Result<Connection, SqliteError> {
     let open = || -> rusqlite::Result<Connection> {
@@ -150,7 +142,6 @@ struct Writer {
     #[cfg(test)]
     pages_max: Arc<std::sync::atomic::AtomicU32>,
     blocked: Arc<Mutex<Option<String>>>,
-    closing: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -164,9 +155,7 @@ impl Writer {
                 rows += job.writes.len();
                 group.push(job);
             }
-            if !self.write_group(&group) {
-                return;
-            }
+            self.write_group(&mut group);
             for job in group {
                 // Nobody may be waiting any more.
                 let _ = job.answer.send(job.written);
@@ -174,23 +163,26 @@ impl Writer {
         }
     }
 
-    /// Writes until it succeeds; false where the daemon has gone and nobody waits any more.
+    /// Writes until it succeeds, but for the batches that nobody waits for any more: those go, and what they hold with
+    /// them.
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, which waits for a disk")]
-    fn write_group(&mut self, group: &[Job]) -> bool {
+    fn write_group(&mut self, group: &mut Vec<Job>) {
         let mut rest = FIRST_REST;
         loop {
+            group.retain(|job| !job.answer.is_closed());
+            if group.is_empty() {
+                *lock(&self.blocked) = None;
+                return;
+            }
             match self.try_group(group) {
                 Ok(()) => {
                     *lock(&self.blocked) = None;
-                    return true;
+                    return;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the embedded tables cannot be written; trying again");
                     *lock(&self.blocked) = Some(format!("SQLite: {error}"));
                 }
-            }
-            if self.closing.load(Ordering::SeqCst) && group.iter().all(|job| job.answer.is_closed()) {
-                return false;
             }
             std::thread::sleep(rest);
             rest = (rest * 2).min(LONGEST_REST);
@@ -200,7 +192,7 @@ impl Writer {
     /// One transaction. An error rolls all of it back.
     fn try_group(&mut self, group: &[Job]) -> rusqlite::Result<()> {
         #[cfg(test)]
-        match self.pages_max.load(Ordering::SeqCst) {
+        match self.pages_max.load(std::sync::atomic::Ordering::SeqCst) {
             0 => {}
             pages => self.connection.pragma_update(None, "max_page_count", pages)?,
         }

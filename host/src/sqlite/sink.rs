@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::SqliteError;
 use super::columns::Stored;
@@ -70,7 +70,7 @@ impl SqliteSink {
     }
 
     /// Turns a batch into writes; those of one record to one row are merged.
-    fn job(&self, batch: &SinkBatch, answer: oneshot::Sender<Written>) -> Job {
+    fn job(&self, batch: &SinkBatch, room: OwnedSemaphorePermit, answer: oneshot::Sender<Written>) -> Job {
         let mut written = Written::default();
         let mut writes: Vec<RowWrite> = Vec::with_capacity(batch.len());
         let now_ms = self.clock.now_ms();
@@ -104,7 +104,7 @@ impl SqliteSink {
             written.expired += u64::from(is_expired);
             !is_expired || write.fall_back_to_deletion()
         });
-        Job { table: Arc::clone(&self.shared), writes, written, answer }
+        Job { table: Arc::clone(&self.shared), writes, written, answer, _room: room }
     }
 
     /// One row, and its size.
@@ -177,18 +177,9 @@ impl Sink for SqliteSink {
         let rows = batch.len().clamp(1, ROWS_UNDER_WAY) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(rows).await.expect("the semaphore is never closed");
         let (answer, answered) = oneshot::channel();
-        self.database.submit(self.job(&batch, answer));
-        // The room is given back when the batch is written, also where nobody waits for the answer.
-        let (tell, told) = oneshot::channel();
-        tokio::spawn(async move {
-            let written = answered.await;
-            drop(room);
-            if let Ok(written) = written {
-                let _ = tell.send(written);
-            }
-        });
+        self.database.submit(self.job(&batch, room, answer));
         async move {
-            match told.await {
+            match answered.await {
                 Ok(written) => written,
                 // The process is going down before the batch was written: that is not for us to call a success.
                 Err(_) => std::future::pending().await,

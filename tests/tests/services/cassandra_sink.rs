@@ -442,6 +442,84 @@ async fn silence_is_never_taken_for_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_holds_nothing() {
+    with_keyspace(|ks| async move {
+        ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
+        let proxy = Proxy::start().await;
+        let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
+            .await
+            .expect("the table will do");
+        let holds = || {
+            let now = sink.snapshot();
+            (now.rows_accepted, now.bytes_accepted, now.in_flight)
+        };
+        assert_eq!(holds(), (0, 0, 0));
+        // Answers that never come; then no connection at all. Each time about all that the sink accepts at once.
+        for is_away in [false, true] {
+            proxy.set_mute(!is_away);
+            proxy.set_closed(is_away);
+            let pending = write_numbers(&sink, 8_000, 500).await;
+            wait_for("rows are under way, or tried again", || {
+                if is_away { sink.blocked().is_some() } else { sink.snapshot().in_flight > 0 }
+            })
+            .await;
+            assert_eq!(sink.snapshot().rows_accepted, 8_000);
+            assert!(sink.snapshot().bytes_accepted > 8_000);
+            drop(pending);
+            wait_for("all is given back", || holds() == (0, 0, 0)).await;
+            assert_eq!(sink.blocked(), None, "nobody waits for anything");
+        }
+        proxy.set_closed(false);
+        proxy.set_mute(false);
+        // Whoever goes on writes the same rows.
+        for pending in write_numbers(&sink, 8_500, 500).await {
+            let written =
+                tokio::time::timeout(Duration::from_secs(90), pending).await.expect("it gets through in time");
+            assert_eq!(written.failures, vec![]);
+        }
+        all_are_there(&ks, 8_500).await;
+        wait_for("all is given back", || holds() == (0, 0, 0)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_bytes_are_accepted_than_there_is_room_for() {
+    with_keyspace(|ks| async move {
+        ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, s text)").await;
+        let proxy = Proxy::start().await;
+        let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
+            .await
+            .expect("the table will do")
+            .within(100 << 10);
+        let of_bytes = |id: i64, bytes: usize| {
+            let long = "x".repeat(bytes);
+            batch(&sink, &[upsert(id, 1000 + id, &[("id", number(id)), ("s", text(&long))])])
+        };
+        proxy.set_closed(true);
+        let first = sink.write(of_bytes(1, 30 << 10)).await;
+        assert!((60 << 10..=100 << 10).contains(&sink.snapshot().bytes_accepted), "{:?}", sink.snapshot());
+        let mut second = Box::pin(sink.write(of_bytes(2, 30 << 10)));
+        assert!(futures::poll!(&mut second).is_pending(), "there is no room for a second");
+        assert!(sink.snapshot().bytes_accepted <= 100 << 10, "{:?}", sink.snapshot());
+        drop(first);
+        let second = tokio::time::timeout(Duration::from_secs(30), second).await.expect("the first gave its room back");
+        // Larger than all the room: alone.
+        let mut third = Box::pin(sink.write(of_bytes(3, 300 << 10)));
+        assert!(futures::poll!(&mut third).is_pending());
+        proxy.set_closed(false);
+        let within = Duration::from_secs(90);
+        assert_eq!(tokio::time::timeout(within, second).await.expect("in time").failures, vec![]);
+        let third = tokio::time::timeout(within, third).await.expect("it has room");
+        assert_eq!(tokio::time::timeout(within, third).await.expect("in time").failures, vec![]);
+        assert_eq!(sink.snapshot().bytes_accepted, 0);
+        let ids = ks.json("SELECT JSON id FROM KS.t").await;
+        assert!(ids.contains(&r#"{"id": 2}"#.to_owned()) && ids.contains(&r#"{"id": 3}"#.to_owned()), "{ids:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_window_shrinks_under_latency_and_recovers() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;

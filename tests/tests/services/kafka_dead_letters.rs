@@ -42,6 +42,22 @@ fn text(message: &OwnedMessage, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spill_that_cannot_be_written_is_refused_before_the_first_letter() {
+    let topic = Topic::new("letters", 1).await;
+    let dir = tempfile::tempdir().unwrap();
+    // A file where the directory should be: that stops root too.
+    let in_the_way = dir.path().join("spill");
+    std::fs::write(&in_the_way, b"").unwrap();
+    let refused = KafkaDeadLetters::open(&connection(), &topic.name, "orders", &in_the_way).await.err().unwrap();
+    let text = refused.to_string();
+    assert!(text.contains(&*in_the_way.to_string_lossy()) && text.contains("`spill_dir:`"), "{text}");
+    std::fs::remove_file(&in_the_way).unwrap();
+    // A directory where the file should be.
+    std::fs::create_dir_all(in_the_way.join("orders.jsonl")).unwrap();
+    assert!(KafkaDeadLetters::open(&connection(), &topic.name, "orders", &in_the_way).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_carries_the_record_and_all_that_is_needed_to_redrive_it() {
     let topic = Topic::new("letters", 1).await;
     let spill = tempfile::tempdir().unwrap();
@@ -79,7 +95,7 @@ async fn a_letter_carries_the_record_and_all_that_is_needed_to_redrive_it() {
     }
     assert_eq!(header(&message, "trace"), Some(b"\xff\x00".to_vec()));
     assert!(message.timestamp().to_millis() > Some(1_700_000_000_000), "retention counts from now");
-    assert_eq!(std::fs::read_dir(spill.path()).unwrap().count(), 0);
+    assert_eq!(std::fs::read(spill.path().join("orders.jsonl")).unwrap(), b"", "nothing was spilled");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
