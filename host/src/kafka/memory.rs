@@ -2,12 +2,14 @@
 //!
 //! In: the budget, the partitions, the largest record that the topics take. Out: leases for batches, given back when
 //! their records are done; and, where the partitions' queues alone could pass the budget (each holds at least one
-//! record), how many partitions may fetch at once. Half of the budget is for the client's queues, half for batches.
+//! record), how many partitions may fetch at once. Half of the budget is for the client's queues, half for batches. What a
+//! partition holds, for however long, never stops the others: one batch at a time may lie beyond the budget.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The unit of a lease.
 const UNIT_BYTES: usize = 1024;
@@ -15,8 +17,13 @@ const UNIT_BYTES: usize = 1024;
 /// The budget of one source.
 #[derive(Debug)]
 pub(super) struct Budget {
-    room: Arc<Semaphore>,
+    free: AtomicUsize,
+    /// Called when something is given back.
+    freed: Notify,
     units: usize,
+    /// One batch may lie beyond `units`, of a partition that holds nothing: whatever another partition holds, and for
+    /// however long, the rest go on. Where it can, the budget keeps room for it.
+    beyond: Arc<Semaphore>,
     /// How often a batch is there while it is under way: as it was read; and for each output that its records may leave
     /// by as it is written, and in the sink's own client.
     copies: usize,
@@ -31,11 +38,15 @@ impl Budget {
         // A record in a queue, half of the next one on its way.
         let partition_bytes = record_bytes_max.saturating_mul(3) / 2;
         let fetching = (half / partition_bytes.max(1)).max(1);
-        let units = (half / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let copies = 1 + 2 * outputs.max(1);
+        let beyond_bytes = record_bytes_max.saturating_mul(copies).min(half / 4);
+        let units = ((half - beyond_bytes) / UNIT_BYTES).max(1);
         Self {
-            room: Arc::new(Semaphore::new(units)),
+            free: AtomicUsize::new(units),
+            freed: Notify::new(),
             units,
-            copies: 1 + 2 * outputs.max(1),
+            beyond: Arc::new(Semaphore::new(1)),
+            copies,
             record_bytes_max,
             fetching_max: (fetching < partitions).then_some(fetching),
         }
@@ -62,77 +73,108 @@ impl Budget {
     fn partition_units_max(&self) -> usize {
         self.units / 2
     }
+
+    /// Takes so many units where they are free.
+    fn try_take(&self, units: usize) -> bool {
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(units)).is_ok()
+    }
+
+    fn put_back(&self, units: usize) {
+        self.free.fetch_add(units, Ordering::SeqCst);
+        self.freed.notify_waiters();
+    }
+}
+
+/// What one batch holds until its records are done.
+#[derive(Debug)]
+pub(super) struct Permit {
+    budget: Arc<Budget>,
+    units: usize,
+    /// The right to lie beyond the budget.
+    _beyond: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.put_back(self.units);
+    }
 }
 
 /// What one reader holds for records that it has not given yet.
 #[derive(Debug)]
 pub(super) struct Lease {
     budget: Arc<Budget>,
-    permit: Option<OwnedSemaphorePermit>,
+    units: usize,
+    beyond: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
     pub(super) fn none(budget: Arc<Budget>) -> Self {
-        Self { budget, permit: None }
+        Self { budget, units: 0, beyond: None }
     }
 
-    fn units(&self) -> usize {
-        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
-    }
-
-    /// How much is missing for a batch of at most `batch_bytes`.
-    fn missing(&self, batch_bytes: usize) -> u32 {
-        let missing = self.budget.units_before(batch_bytes).saturating_sub(self.units());
-        u32::try_from(missing).unwrap_or(u32::MAX)
-    }
-
-    fn add(&mut self, permit: OwnedSemaphorePermit) {
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            None => self.permit = Some(permit),
-        }
-    }
-
-    /// Waits until there is room for a batch of at most `batch_bytes`. Cancel-safe.
-    pub(super) async fn fill(&mut self, batch_bytes: usize) {
-        let missing = self.missing(batch_bytes);
-        if missing > 0 {
-            let room = Arc::clone(&self.budget.room);
-            let permit = room.acquire_many_owned(missing).await.expect("the semaphore is never closed");
-            self.add(permit);
-        }
-    }
-
-    /// The same without waiting. False where there is no room.
-    pub(super) fn try_fill(&mut self, batch_bytes: usize) -> bool {
-        let missing = self.missing(batch_bytes);
-        if missing == 0 {
-            return true;
-        }
-        match Arc::clone(&self.budget.room).try_acquire_many_owned(missing) {
-            Ok(permit) => {
-                self.add(permit);
-                true
+    /// Waits until there is room for a batch of at most `batch_bytes`; a partition that `holds_nothing` also takes its
+    /// turn beyond the budget. Once it holds nothing, that must remain so while this waits. Cancel-safe.
+    pub(super) async fn fill(&mut self, batch_bytes: usize, holds_nothing: impl Fn() -> bool) {
+        let budget = Arc::clone(&self.budget);
+        // One place in the queue for the whole wait.
+        let mut beyond = std::pin::pin!(Arc::clone(&budget.beyond).acquire_owned());
+        loop {
+            // Before the look: what is given back meanwhile wakes it.
+            let freed = budget.freed.notified();
+            if self.beyond.is_some() || self.try_fill(batch_bytes) {
+                return;
             }
-            Err(_) => false,
+            tokio::select! {
+                permit = &mut beyond, if holds_nothing() => {
+                    self.beyond = Some(permit.expect("the semaphore is never closed"));
+                    return;
+                }
+                () = freed => {}
+            }
         }
     }
 
-    /// Gives back what `bytes` do not need.
+    /// The same without waiting, within the budget. False where there is no room.
+    pub(super) fn try_fill(&mut self, batch_bytes: usize) -> bool {
+        self.grow(self.budget.units_before(batch_bytes))
+    }
+
+    /// Holds so many units, within the budget; false where there is no room.
+    fn grow(&mut self, units: usize) -> bool {
+        let missing = units.saturating_sub(self.units);
+        if !self.budget.try_take(missing) {
+            return false;
+        }
+        self.units += missing;
+        self.beyond = None;
+        true
+    }
+
+    /// Gives back what `bytes` do not need; first of all the right to lie beyond the budget.
     pub(super) fn shrink(&mut self, bytes: usize) {
         let keep = if bytes == 0 { 0 } else { self.budget.units_of(bytes) };
-        let surplus = self.units().saturating_sub(keep);
-        if surplus > 0
-            && let Some(permit) = &mut self.permit
-        {
-            drop(permit.split(surplus));
+        if self.beyond.is_some() {
+            self.grow(keep);
+        }
+        let surplus = self.units.saturating_sub(keep);
+        if surplus > 0 {
+            self.units -= surplus;
+            self.budget.put_back(surplus);
         }
     }
 
     /// Takes out what `bytes` cost, for a batch that is given.
-    pub(super) fn take(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = self.budget.units_of(bytes).min(self.units());
-        self.permit.as_mut()?.split(units)
+    pub(super) fn take(&mut self, bytes: usize) -> Permit {
+        let units = self.budget.units_of(bytes).min(self.units);
+        self.units -= units;
+        Permit { budget: Arc::clone(&self.budget), units, _beyond: self.beyond.take() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.put_back(self.units);
     }
 }
 
@@ -140,13 +182,13 @@ impl Lease {
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// The last offset of each batch, and its lease.
-    leases: VecDeque<(i64, Option<OwnedSemaphorePermit>)>,
+    leases: VecDeque<(i64, Permit)>,
     units: usize,
 }
 
 impl Given {
-    pub(super) fn add(&mut self, last_offset: i64, permit: Option<OwnedSemaphorePermit>) {
-        self.units += permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    pub(super) fn add(&mut self, last_offset: i64, permit: Permit) {
+        self.units += permit.units;
         self.leases.push_back((last_offset, permit));
     }
 
@@ -154,9 +196,14 @@ impl Given {
     pub(super) fn done(&mut self, next: i64) {
         while self.leases.front().is_some_and(|(last, _)| *last < next) {
             if let Some((_, permit)) = self.leases.pop_front() {
-                self.units -= permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+                self.units -= permit.units;
             }
         }
+    }
+
+    /// Whether nothing was given that is not done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.leases.is_empty()
     }
 
     /// Whether the partition has its share of the budget and must wait for its own records to be done.
@@ -167,9 +214,17 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const MIB: usize = 1 << 20;
+
+    impl Budget {
+        fn free(&self) -> usize {
+            self.free.load(Ordering::SeqCst)
+        }
+    }
 
     #[test]
     fn all_partitions_fetch_where_their_records_fit() {
@@ -181,30 +236,71 @@ mod tests {
     #[tokio::test]
     async fn a_lease_comes_back_when_its_records_are_done() {
         let budget = Arc::new(Budget::new(64 * MIB, 1, 1, MIB));
-        let free = budget.room.available_permits();
+        let free = budget.free();
         let mut lease = Lease::none(Arc::clone(&budget));
-        lease.fill(2 * MIB).await;
-        assert_eq!(free - budget.room.available_permits(), 3 * 2 * 1024 + 1);
+        lease.fill(2 * MIB, || true).await;
+        assert_eq!(free - budget.free(), 3 * 2 * 1024 + 1);
         let mut given = Given::default();
         given.add(9, lease.take(MIB));
         lease.shrink(0);
-        assert_eq!(free - budget.room.available_permits(), 3 * 1024 + 1);
+        assert_eq!(free - budget.free(), 3 * 1024 + 1);
         given.done(9);
-        assert_eq!(free - budget.room.available_permits(), 3 * 1024 + 1);
+        assert_eq!(free - budget.free(), 3 * 1024 + 1);
         given.done(10);
-        assert_eq!(budget.room.available_permits(), free);
+        assert_eq!(budget.free(), free);
     }
 
     #[tokio::test]
     async fn a_record_larger_than_the_budget_takes_all_of_it() {
         let budget = Arc::new(Budget::new(MIB, 1, 1, 10 * MIB));
         let mut lease = Lease::none(Arc::clone(&budget));
-        lease.fill(MIB).await;
-        assert_eq!(budget.room.available_permits(), 0);
+        lease.fill(MIB, || true).await;
+        assert_eq!(budget.free(), 0);
         assert!(!Lease::none(Arc::clone(&budget)).try_fill(1));
         let permit = lease.take(10 * MIB);
-        assert!(permit.is_some());
         drop((permit, lease));
         assert!(Lease::none(budget).try_fill(1));
+    }
+
+    #[tokio::test]
+    async fn whatever_one_partition_holds_the_others_go_on_one_batch_beyond_the_budget_at_a_time() {
+        let budget = Arc::new(Budget::new(16 * MIB, 1, 64, 10 * MIB));
+        let (mut held, mut second, mut third) =
+            (Lease::none(Arc::clone(&budget)), Lease::none(Arc::clone(&budget)), Lease::none(Arc::clone(&budget)));
+        held.fill(MIB, || true).await;
+        held.shrink(1024);
+        let kept = held.take(1024);
+        for _ in 0..3 {
+            assert!(held.fill(MIB, || false).now_or_never().is_none(), "what holds something waits");
+            second.fill(MIB, || true).now_or_never().expect("it goes on");
+            assert!(third.fill(MIB, || true).now_or_never().is_none(), "one at a time");
+            second.shrink(10 * MIB);
+            let batch = second.take(10 * MIB);
+            second.shrink(0);
+            assert!(third.fill(MIB, || true).now_or_never().is_none(), "until its records are done");
+            drop(batch);
+            third.fill(MIB, || true).now_or_never().expect("its turn");
+            // A small batch finds room within the budget, and leaves the place beyond it to others.
+            third.shrink(1024);
+            let small = third.take(1024);
+            second.fill(MIB, || true).now_or_never().expect("its turn, though the small batch is not done");
+            second.shrink(0);
+            drop(small);
+        }
+        drop(kept);
+        assert!(held.fill(MIB, || false).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_learns_of_what_is_given_back() {
+        let budget = Arc::new(Budget::new(16 * MIB, 1, 64, 10 * MIB));
+        let mut held = Lease::none(Arc::clone(&budget));
+        held.fill(MIB, || true).await;
+        let mut waiting = Lease::none(Arc::clone(&budget));
+        let wait = tokio::spawn(async move { waiting.fill(MIB, || false).await });
+        tokio::task::yield_now().await;
+        drop(held.take(10 * MIB));
+        held.shrink(0);
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("it is woken").unwrap();
     }
 }

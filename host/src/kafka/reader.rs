@@ -124,6 +124,8 @@ impl PartitionReader {
         let next = self.overhang.take();
         self.since = next.is_some().then(Instant::now);
         let given = std::mem::replace(&mut self.batch, next.unwrap_or_else(|| Batch::new(self.slot.partition.clone())));
+        // The true cost, where it fits into the budget.
+        self.lease.shrink(given.bytes() + self.batch.bytes());
         if let Some(last) = given.offsets.last() {
             self.slot.give(*last, self.lease.take(given.bytes()));
         }
@@ -140,7 +142,7 @@ impl Reader for PartitionReader {
         loop {
             if self.batch.is_empty() {
                 self.slot.wait_for_share().await;
-                self.lease.fill(limits.bytes).await;
+                self.lease.fill(limits.bytes, || self.slot.holds_nothing()).await;
             } else if !self.lease.try_fill(limits.bytes) {
                 // No room for more: what is there goes on its way, and makes room.
                 return Ok(self.give());

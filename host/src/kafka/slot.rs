@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::consumer::Context;
 use super::governor::View;
-use super::memory::{Budget, Given};
+use super::memory::{Budget, Given, Permit};
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
 use crate::pipeline::{Committer, Position};
@@ -154,8 +154,13 @@ impl Slot {
     }
 
     /// A batch was given that ends with `last_offset`.
-    pub(super) fn give(&self, last_offset: i64, permit: Option<OwnedSemaphorePermit>) {
+    pub(super) fn give(&self, last_offset: i64, permit: Permit) {
         lock(&self.given).add(last_offset, permit);
+    }
+
+    /// Whether every batch that was given is done.
+    pub(super) fn holds_nothing(&self) -> bool {
+        lock(&self.given).is_empty()
     }
 
     /// Waits while the partition holds its share of the memory.
