@@ -31,7 +31,7 @@ use super::slot::{Renewals, Slot, lock};
 use super::start::{self, Beginning, Known};
 use super::stats::SourceStats;
 use crate::config::{OnLost, Start};
-use crate::pipeline::{Assignment, Position, SourceError, SourceEvent};
+use crate::pipeline::{Assignment, Committer, Position, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
 /// Tries of a commit inside a rebalance, where nobody can poll meanwhile.
@@ -175,12 +175,14 @@ impl Context {
         };
 
         let mut list = TopicPartitionList::with_capacity(partitions.len());
-        let mut assignments = Vec::with_capacity(begun.len());
+        let (mut slots, mut assignments) = (Vec::with_capacity(begun.len()), Vec::with_capacity(begun.len()));
         for beginning in begun {
             let partition = beginning.partition.clone();
             let Some(queue) = arc.split_partition_queue(&partition.topic, partition.partition) else { continue };
             add(&mut list, &partition, ListOffset::Offset(beginning.offset));
-            assignments.push(self.begin(beginning, queue));
+            let (slot, assignment) = self.begin(beginning, queue);
+            slots.push((partition, slot));
+            assignments.push(assignment);
         }
         for partition in refused.iter().flat_map(|(partitions, _)| partitions) {
             let Some(queue) = arc.split_partition_queue(&partition.topic, partition.partition) else { continue };
@@ -199,6 +201,8 @@ impl Context {
         {
             tracing::warn!(%error, "partitions fetch before it is their turn");
         }
+        // Not before they are paused: whoever gives turns must not resume one that is paused only afterwards.
+        lock(&self.slots).extend(slots);
         if !assignments.is_empty() {
             self.tell(SourceEvent::Assigned(assignments));
         }
@@ -233,7 +237,7 @@ impl Context {
     }
 
     /// Makes a partition's slot and what the supervisor gets of it.
-    fn begin(&self, beginning: Beginning, queue: PartitionQueue<Self>) -> Assignment {
+    fn begin(&self, beginning: Beginning, queue: PartitionQueue<Self>) -> (Arc<Slot>, Assignment) {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         let slot = Arc::new(Slot::new(
             beginning.partition.clone(),
@@ -247,9 +251,8 @@ impl Context {
             // The next owner must not decide anew: "latest" would be later by then, and what came meanwhile lost.
             slot.keep_start(Position { next: Offset(beginning.offset), metadata: String::new() });
         }
-        lock(&self.slots).insert(beginning.partition.clone(), Arc::clone(&slot));
         tracing::info!(partition = %beginning.partition, offset = beginning.offset, generation, "partition assigned");
-        Assignment {
+        let assignment = Assignment {
             partition: beginning.partition,
             generation,
             start: Offset(beginning.offset),
@@ -259,8 +262,9 @@ impl Context {
             end_at_start: Offset(beginning.high),
             topic_id: beginning.topic_id,
             reader: Box::new(PartitionReader::new(Arc::clone(&slot))),
-            committer: slot,
-        }
+            committer: Arc::clone(&slot) as Arc<dyn Committer>,
+        };
+        (slot, assignment)
     }
 
     /// Gives partitions back: tasks end, positions are committed, then the client lets go.

@@ -4,6 +4,7 @@
 //! In: the slots of a membership. Out: high watermarks, pauses and resumptions of fetching, partitions that must begin
 //! anew. On a thread of its own, since it waits for answers; never keeps the consumer alive.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::Duration;
@@ -76,11 +77,21 @@ fn take_turns(consumer: &BaseConsumer<Context>, slots: &[Arc<Slot>], fetching_ma
         let changed = if is_fetching { consumer.resume(&list) } else { consumer.pause(&list) };
         if let Err(error) = changed {
             tracing::debug!(%error, "a turn was not taken");
+            continue;
         }
+        let agreed = agreed(&list);
         for slot in indices.iter().filter_map(|index| slots.get(*index)) {
-            slot.set_fetching(is_fetching);
+            if agreed.contains(&slot.partition) {
+                slot.set_fetching(is_fetching);
+            }
         }
     }
+}
+
+/// The partitions of which the client says that it did what was asked.
+fn agreed(list: &TopicPartitionList) -> HashSet<TopicPartition> {
+    let entries = native::entries(list).into_iter().filter(|entry| entry.error.is_none());
+    entries.map(|entry| TopicPartition::new(&entry.topic, entry.partition)).collect()
 }
 
 /// A topic that vanished and returned is read from its beginning, or stops the pipeline: the client itself is silent.
