@@ -257,12 +257,15 @@ impl OpenSink {
 
 fn source_sampler(pipeline: &str, source: &KafkaSource) -> Sampler {
     let (stats, pipeline) = (source.stats(), pipeline.to_owned());
-    let mut seen = (0, 0);
+    let (mut misrouted_before, mut lost_before) = (0, BTreeMap::new());
     Box::new(move |telemetry| {
-        let now = (stats.main_queue_records.get(), stats.lost_records.get());
-        telemetry.count(Metric::Misrouted, &[("pipeline", &pipeline)], now.0 - seen.0);
-        telemetry.count(Metric::LostRecords, &[("pipeline", &pipeline), ("topic", "")], now.1 - seen.1);
-        seen = now;
+        let (misrouted, lost) = (stats.main_queue_records.get(), stats.lost_by_topic());
+        telemetry.count(Metric::Misrouted, &[("pipeline", &pipeline)], misrouted - misrouted_before);
+        for (topic, records) in &lost {
+            let before = lost_before.get(topic).copied().unwrap_or(0);
+            telemetry.count(Metric::LostRecords, &[("pipeline", &pipeline), ("topic", topic)], records - before);
+        }
+        (misrouted_before, lost_before) = (misrouted, lost);
     })
 }
 

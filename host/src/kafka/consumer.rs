@@ -220,7 +220,7 @@ impl Context {
                 continue;
             };
             self.stats.lost_ranges.bump();
-            self.stats.lost_records.add(lost.records.unwrap_or(0));
+            self.stats.lost(&beginning.partition.topic, lost.records.unwrap_or(0));
             tracing::error!(
                 partition = %beginning.partition, from = lost.from, to = lost.to, reason = lost.reason,
                 "records are gone before they were read"

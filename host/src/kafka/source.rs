@@ -81,6 +81,9 @@ impl KafkaSource {
     /// A source that is not open yet.
     #[must_use]
     pub fn new(connection: &KafkaConnection, settings: &SourceSettings, options: SourceOptions) -> Self {
+        let stats = Arc::new(SourceStats::default());
+        // From the first look on, the operator sees that nothing is lost.
+        settings.topics.iter().for_each(|topic| stats.lost(topic, 0));
         let inner = Inner {
             connection: connection.clone(),
             topics: settings.topics.clone(),
@@ -93,7 +96,7 @@ impl KafkaSource {
                 topic_check: options.topic_check,
             },
             options,
-            stats: Arc::default(),
+            stats,
             known: Arc::default(),
             generation: Arc::default(),
             member: Mutex::new(None),

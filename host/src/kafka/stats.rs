@@ -1,6 +1,8 @@
 //! What this room counts, for the operator. Plain numbers; whoever shows them reads them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A number that only rises.
 #[derive(Debug, Default)]
@@ -39,6 +41,7 @@ pub struct SourceStats {
     pub lost_ranges: Count,
     /// Records in those ranges, as far as known.
     pub lost_records: Count,
+    lost_by_topic: Mutex<BTreeMap<String, u64>>,
     /// Positions that the broker accepted.
     pub commits: Count,
     /// Commits that the broker refused or did not answer; each is tried again.
@@ -47,6 +50,21 @@ pub struct SourceStats {
     pub commits_fenced: Count,
     /// Errors that the client reported.
     pub client_errors: Count,
+}
+
+impl SourceStats {
+    /// So many records of a topic are gone.
+    pub(super) fn lost(&self, topic: &str, records: u64) {
+        self.lost_records.add(records);
+        let mut by_topic = self.lost_by_topic.lock().unwrap_or_else(PoisonError::into_inner);
+        *by_topic.entry(topic.to_owned()).or_default() += records;
+    }
+
+    /// [`Self::lost_records`], for each topic.
+    #[must_use]
+    pub fn lost_by_topic(&self) -> BTreeMap<String, u64> {
+        self.lost_by_topic.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What a sink or a writer of dead letters counts.
