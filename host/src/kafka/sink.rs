@@ -28,7 +28,7 @@ const ID_NUMBERS_CHARS: usize = 32;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kafka's own default for `max.message.bytes`.
-const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
+pub(super) const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
 /// Writes records to a topic.
 pub struct KafkaSink {

@@ -14,12 +14,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::admin::Probe;
+use super::admin::{Probe, topic_settings};
 use super::client::{self, OWN_CONSUMER_PROPERTIES};
 use super::consumer::{Context, Phase, Settings};
+use super::embedded::is_embedded;
 use super::membership::{self, Left};
 use super::memory::Budget;
-use super::sink::message_bytes_max;
+use super::sink::MESSAGE_BYTES_DEFAULT;
 use super::slot::lock;
 use super::start::Known;
 use super::stats::SourceStats;
@@ -154,11 +155,24 @@ impl Inner {
         Ok(partitions)
     }
 
-    /// The largest record that any of the topics takes.
+    /// The largest record that any of the topics takes; Kafka's default where the broker does not tell.
     fn record_bytes_max(&self) -> usize {
         let runtime = tokio::runtime::Handle::current();
-        let limits = self.topics.iter().map(|topic| runtime.block_on(message_bytes_max(&self.connection, topic)));
-        limits.max().unwrap_or(0)
+        let takes = |topic: &String| -> usize {
+            let settings = runtime.block_on(topic_settings(&self.connection, topic)).ok().flatten();
+            let told = settings.and_then(|settings| settings.get("max.message.bytes")?.parse().ok());
+            if told.is_none() && !is_embedded(&self.connection.brokers) {
+                tracing::warn!(
+                    topic,
+                    assumed_bytes = MESSAGE_BYTES_DEFAULT,
+                    "the broker does not tell how large the topic's records may be (it asks for the right \
+                     DESCRIBE_CONFIGS on the topic): Kafka's default is assumed. Where it takes larger ones, the memory \
+                     that they need is not reckoned with, and `memory` may be passed"
+                );
+            }
+            told.unwrap_or(MESSAGE_BYTES_DEFAULT)
+        };
+        self.topics.iter().map(takes).max().unwrap_or(0)
     }
 
     fn join(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
