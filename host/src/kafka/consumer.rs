@@ -31,6 +31,7 @@ use super::slot::{Renewals, Slot, lock};
 use super::start::{self, Beginning, Known};
 use super::stats::SourceStats;
 use crate::config::{OnLost, Start};
+use crate::pipeline::checkpoint::KEPT_START;
 use crate::pipeline::{Assignment, Committer, Position, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
@@ -249,7 +250,7 @@ impl Context {
         slot.attach(queue);
         if beginning.committed.is_none() && self.settings.start != Start::Earliest {
             // The next owner must not decide anew: "latest" would be later by then, and what came meanwhile lost.
-            slot.keep_start(Position { next: Offset(beginning.offset), metadata: String::new() });
+            slot.keep_start(Position { next: Offset(beginning.offset), metadata: KEPT_START.to_owned() });
         }
         tracing::info!(partition = %beginning.partition, offset = beginning.offset, generation, "partition assigned");
         let assignment = Assignment {

@@ -67,7 +67,8 @@ impl Lost {
             reason: self.reason,
             remedy: format!(
                 "write `on_lost: continue` to go on with what the topic still has, or set the offsets of group \
-                 {group:?} yourself"
+                 {group:?} yourself: that drops the write times kept beside them, so that updates may lose against \
+                 rows written before, unless the output's `timestamp_floor` is later than those"
             ),
         }
     }
@@ -162,7 +163,8 @@ pub(super) fn beginnings(
     let mut beginnings = Vec::with_capacity(partitions.len());
     for partition in partitions {
         let own = committed.get(partition);
-        let metadata = own.and_then(|entry| entry.metadata.clone());
+        // An offset without metadata was set by another tool: that is not the same as no offset.
+        let metadata = own.map(|entry| entry.metadata.clone().unwrap_or_default());
         let (low, high) = (lows.get(partition).copied().unwrap_or(0), highs.get(partition).copied().unwrap_or(0));
         let topic_id = ids.get(&*partition.topic).cloned();
         let sibling_metadata = siblings(&committed, partition);

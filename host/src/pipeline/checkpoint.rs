@@ -42,6 +42,10 @@ fn is_zero(epoch: &u8) -> bool {
 
 const VERSION: u32 = 1;
 
+/// The metadata of a start that a source commits before anything was written. Nothing is known beside it, and nothing is
+/// missing either: it is no foreign commit.
+pub const KEPT_START: &str = "pelton: the start, before anything was written";
+
 /// The last microsecond of the year 9999: no clock of ours goes on beyond it.
 const H_MAX: i64 = 253_402_300_799_999_999;
 
@@ -92,7 +96,25 @@ impl Checkpoint {
     /// go back in time; any other at zero.
     #[must_use]
     pub fn start_h(partition: i32, siblings: &[Self]) -> i64 {
-        if Self::is_new(partition, siblings) { siblings.iter().map(|sibling| sibling.h).max().unwrap_or(0) } else { 0 }
+        if Self::is_new(partition, siblings) { Self::highest_h(siblings) } else { 0 }
+    }
+
+    /// Where the clock starts beside an offset whose own metadata are missing or foreign: at the topic's highest, since
+    /// nobody knows what was written below. Zero where no other partition tells either.
+    #[must_use]
+    pub fn highest_h(siblings: &[Self]) -> i64 {
+        siblings.iter().map(|sibling| sibling.h).max().unwrap_or(0)
+    }
+
+    /// How many partitions the topic may be said to have. A higher number makes partitions old: it is not said before
+    /// every one of them has a commit, `commits` of the `total`. Until then the lowest that anybody said holds.
+    #[must_use]
+    pub fn partitions_known(total: i32, own: Option<&Self>, siblings: &[Self], commits: usize) -> i32 {
+        if i32::try_from(commits).is_ok_and(|commits| commits >= total) {
+            return total;
+        }
+        let said = siblings.iter().chain(own).map(|checkpoint| checkpoint.partitions_total).filter(|said| *said > 0);
+        said.min().unwrap_or(total).min(total)
     }
 
     /// Reads metadata.
@@ -233,6 +255,22 @@ mod tests {
         assert_eq!(Checkpoint::start_h(3, &[sibling.clone()]), 0);
         assert_eq!(Checkpoint::start_h(4, &[sibling.clone(), checkpoint()]), sibling.h);
         assert_eq!(Checkpoint::start_h(0, &[]), 0);
+    }
+
+    #[test]
+    fn a_partition_stays_new_until_it_has_a_commit() {
+        let said = |n| Checkpoint { partitions_total: n, ..checkpoint() };
+        let known = Checkpoint::partitions_known;
+        assert_eq!(known(4, None, &[], 1), 4, "the first of a group");
+        // The topic grew to five: whoever has 0 to 3 commits before anybody has 4, and 4 may die without a commit.
+        let siblings = vec![said(4); 3];
+        let next = known(5, Some(&said(4)), &siblings, 4);
+        assert_eq!(next, 4);
+        assert!(Checkpoint::is_new(4, &vec![said(next); 4]));
+        // Its own first commit is the one that is missing.
+        assert_eq!(known(5, None, &vec![said(4); 4], 5), 5);
+        assert_eq!(known(5, Some(&said(4)), &[said(4), said(4), said(4), said(5)], 5), 5);
+        assert_eq!(known(3, Some(&said(5)), &[], 1), 3, "made anew, with fewer");
     }
 
     #[test]

@@ -459,6 +459,41 @@ async fn a_version_that_dies_before_its_first_position_stands_has_written_nothin
 }
 
 #[tokio::test]
+async fn an_offset_that_another_tool_has_set_goes_on_at_the_highest_write_time_of_the_topic() {
+    let world = World::new(2);
+    let partition = &world.partitions()[0];
+    world.append(0, NOW_MS, "a", r#"{"id":"a","n":1}"#);
+    world.append(1, NOW_MS + 60_000, "b", r#"{"id":"b","n":2}"#);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    let next = world.group.committed(partition).expect("it is committed").next;
+    world.group.commit_as_before(partition, super::Position { next, metadata: String::new() });
+    // Earlier than what stands in the table, by the record's own time.
+    world.append(0, NOW_MS - 60_000, "a", r#"{"id":"a","n":3}"#);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    assert_eq!(world.written()["a"], (3, (NOW_MS + 60_000) * 1000 + 10), "the update wins");
+}
+
+#[tokio::test]
+async fn a_start_that_was_kept_before_anything_was_written_is_no_foreign_commit() {
+    let world = World::new(2);
+    world.append(1, NOW_MS + 60_000, "b", r#"{"id":"b","n":2}"#);
+    let kept = super::Position { next: crate::record::Offset(0), metadata: super::checkpoint::KEPT_START.to_owned() };
+    world.group.commit_as_before(&world.partitions()[0], kept);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    world.append(0, NOW_MS, "a", r#"{"id":"a","n":1}"#);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    daemon.stop().await;
+    assert_eq!(world.written(), world.expected(), "its clock follows its own records");
+}
+
+#[tokio::test]
 async fn the_end_comes_at_its_deadline_whatever_hangs() {
     let world = World::new(1);
     world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);

@@ -21,7 +21,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::{Checkpoint, EpochPlan, EpochsUsedUp};
+use super::checkpoint::{Checkpoint, CheckpointError, EpochPlan, EpochsUsedUp, KEPT_START};
 use super::compute::Panicked;
 use super::line::Line;
 use super::shared::{Shared, State};
@@ -29,10 +29,14 @@ use super::tracker::Tracker;
 use super::transforming::Transforming;
 use super::write_clock::WriteClock;
 use super::{Assignment, Reader, SourceError};
-use crate::record::Batch;
+use crate::record::{Batch, TopicPartition};
 
-/// Batches whose rows are on their way to the sinks, per task.
-const WRITES_IN_FLIGHT_MAX: usize = 8;
+/// Batches whose rows are on their way to the sinks, per task: one at the door of the queue, those in it, and those that
+/// are waited for.
+const WRITES_IN_FLIGHT_MAX: usize = 1 + WRITES_QUEUED_MAX + WRITES_AWAITED_MAX;
+const WRITES_QUEUED_MAX: usize = 1;
+const WRITES_AWAITED_MAX: usize = 6;
+const _: () = assert!(WRITES_IN_FLIGHT_MAX == 8, "what the manual and the memory budget speak of");
 
 /// One pipeline on one partition, not yet running.
 pub struct Task {
@@ -66,18 +70,21 @@ impl Task {
     /// Where ten versions of the pipeline began the same records.
     pub fn new(line: &Arc<Line>, assignment: Assignment, stop: CancellationToken) -> Result<Self, TaskError> {
         let Assignment { partition, generation, start, end_at_start, .. } = assignment;
-        let committed = assignment.metadata.as_deref().map(Checkpoint::parse).transpose().unwrap_or_else(|error| {
-            tracing::warn!(
-                pipeline = %line.name, %partition,
-                "{error}; write times follow the records' own times from here on"
-            );
-            None
-        });
         let siblings: Vec<Checkpoint> =
             assignment.sibling_metadata.iter().filter_map(|text| Checkpoint::parse(text).ok()).collect();
-        let start_h = committed
-            .as_ref()
-            .map_or_else(|| Checkpoint::start_h(partition.partition, &siblings), |checkpoint| checkpoint.h);
+        let (committed, start_h) = match assignment.metadata.as_deref() {
+            None | Some(KEPT_START) => (None, Checkpoint::start_h(partition.partition, &siblings)),
+            Some(text) => match Checkpoint::parse(text) {
+                Ok(checkpoint) => {
+                    let h = checkpoint.h;
+                    (Some(checkpoint), h)
+                }
+                Err(error) => (None, without_clock(&line.name, &partition, &error, &siblings)),
+            },
+        };
+        let commits = assignment.sibling_metadata.len() + 1;
+        let partitions_total =
+            Checkpoint::partitions_known(assignment.partitions_total, committed.as_ref(), &siblings, commits);
         let epoch =
             EpochPlan::at_assignment(committed.as_ref(), &line.digests, &line.configuration, start.0, end_at_start.0)?;
         let clock = WriteClock::after(start_h.max(line.timestamp_floor));
@@ -86,7 +93,7 @@ impl Task {
             partition,
             generation,
             epoch,
-            partitions_total: assignment.partitions_total,
+            partitions_total,
             topic_id: assignment.topic_id,
             committer: assignment.committer,
             stop,
@@ -109,13 +116,26 @@ impl Task {
     /// Where the partition cannot be read on, or Pelton itself is at fault.
     pub async fn run(self) -> Result<(), TaskError> {
         let (to_transform, batches) = mpsc::channel(1);
-        let (to_await, writes) = mpsc::channel(WRITES_IN_FLIGHT_MAX);
+        let (to_await, writes) = mpsc::channel(WRITES_QUEUED_MAX);
         let stop = self.shared.stop.clone();
         let transforming = Transforming { line: Arc::clone(&self.line), shared: self.shared, to_await };
         let transform = async { Ok(transforming.run(batches, self.clock).await?) };
         tokio::try_join!(read(self.line, self.reader, stop, to_transform), transform, acknowledge(writes))?;
         Ok(())
     }
+}
+
+/// Where the clock starts beside an offset that another tool has set: what was written below it is not known.
+fn without_clock(pipeline: &str, partition: &TopicPartition, error: &CheckpointError, siblings: &[Checkpoint]) -> i64 {
+    let h = Checkpoint::highest_h(siblings);
+    let from = if siblings.is_empty() { "the records' own times" } else { "the highest write time of the topic" };
+    tracing::warn!(
+        pipeline, %partition, h,
+        "{error}. The write time that this partition had reached is lost: write times go on from {from}. Where rows \
+         were written with later ones, their next updates lose against them; `timestamp_floor` of the output sets a \
+         time that is late enough"
+    );
+    h
 }
 
 /// Reads batches while the gate is open, until the task is stopped.
@@ -149,7 +169,7 @@ async fn acknowledge(mut writes: mpsc::Receiver<Write>) -> Result<(), TaskError>
     let mut is_open = true;
     while is_open || !under_way.is_empty() {
         tokio::select! {
-            write = writes.recv(), if is_open && under_way.len() < WRITES_IN_FLIGHT_MAX => match write {
+            write = writes.recv(), if is_open && under_way.len() < WRITES_AWAITED_MAX => match write {
                 Some(write) => under_way.push(write),
                 None => is_open = false,
             },
