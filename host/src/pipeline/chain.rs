@@ -148,6 +148,14 @@ impl Chain {
         self.steps[step].transform.name()
     }
 
+    /// How long a run may take on the clock: each plugin is called twice at most.
+    #[must_use]
+    pub fn wall_limit(&self) -> Duration {
+        self.steps
+            .iter()
+            .fold(Duration::ZERO, |sum, step| sum.saturating_add(step.transform.wall_limit().saturating_mul(2)))
+    }
+
     /// The routes of a step.
     #[must_use]
     pub fn routes(&self, step: usize) -> &[String] {

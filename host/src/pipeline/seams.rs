@@ -205,6 +205,11 @@ pub trait Transform: Send + Sync {
     /// What it reads and sets.
     fn subscription(&self) -> &Subscription;
 
+    /// How long a call may take on the clock: what takes longer hangs.
+    fn wall_limit(&self) -> Duration {
+        crate::config::Limits::default().wall_per_batch
+    }
+
     /// Handles a batch. All or nothing: an error leaves no trace but its own content, and ends its instance.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
 mod failures;
+mod watchdog;
 
 const TOPIC: &str = "events";
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -85,6 +86,16 @@ impl World {
     }
 
     fn start_with(&self, transforms: &[Arc<dyn Transform>], drain: Duration) -> Daemon {
+        let (supervised, source) = self.supervised(transforms, Compute::start(2).unwrap());
+        let (commands, receiver) = Commands::channel();
+        let (shutdown, board) = (CancellationToken::new(), StatusBoard::new(0));
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let running =
+            runtime.spawn(Supervisor::run(vec![supervised], board.clone(), drain, receiver, shutdown.clone()));
+        Daemon { source, shutdown, running, runtime, commands, board }
+    }
+
+    fn supervised(&self, transforms: &[Arc<dyn Transform>], compute: Compute) -> (Supervised, Arc<MemorySource>) {
         let set_fields: Vec<Vec<OutputField>> =
             transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
         let encoder = Arc::new(Encoder { format: Format::Json, set_fields: set_fields.clone() });
@@ -98,7 +109,7 @@ impl World {
             encoder,
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
             dead_letters: Arc::new(self.letters.clone()),
-            compute: Compute::start(2).unwrap(),
+            compute,
             batch: BatchLimits { records: 16, bytes: 1 << 20, linger: Duration::from_millis(1) },
             errors: self.errors.clone(),
             clock: Arc::new(ManualClock::at(NOW_MS)),
@@ -111,13 +122,8 @@ impl World {
             timestamp_floor: 0,
         };
         let source = Arc::new(self.group.source());
-        let (commands, receiver) = Commands::channel();
-        let (shutdown, board) = (CancellationToken::new(), StatusBoard::new(0));
         let supervised = Supervised { line: Arc::new(line), source: Arc::clone(&source) as Arc<dyn super::Source> };
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let running =
-            runtime.spawn(Supervisor::run(vec![supervised], board.clone(), drain, receiver, shutdown.clone()));
-        Daemon { source, shutdown, running, runtime, commands, board }
+        (supervised, source)
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {

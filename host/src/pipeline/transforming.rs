@@ -92,16 +92,29 @@ impl Transforming {
 
     async fn process(&self, stamped: &Arc<Stamped>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
         let (line, stamped, rows, run) = (Arc::clone(&self.line), Arc::clone(stamped), part.rows.clone(), part.run);
+        let (begin, mut begun) = tokio::sync::oneshot::channel();
         let mut running = std::pin::pin!(self.line.compute.run(move || {
+            // Nobody may listen any more: a task that was stopped.
+            let _ = begin.send(());
             let is_whole = rows.len() == stamped.source.len();
             let batch = if is_whole { Arc::clone(&stamped.source) } else { Arc::new(stamped.source.select(rows)) };
             line.process(batch, run, &stamped)
         }));
+        // Other tasks stand before this one in the queue, and guests have limits of their own. What runs beyond all of
+        // them hangs: of that the watchdog is told no longer.
+        let mut until = None;
         loop {
-            // Guests have limits of their own, and other tasks stand before this one in the queue.
             tokio::select! {
+                biased;
                 processed = &mut running => return processed,
-                () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => self.shared.note_moved(),
+                _ = &mut begun, if until.is_none() => {
+                    let limit = self.line.chain.wall_limit();
+                    until = Some(Instant::now() + limit);
+                    self.shared.note_moved();
+                }
+                () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => if until.is_none_or(|until| Instant::now() < until) {
+                    self.shared.note_moved();
+                },
             }
         }
     }

@@ -162,6 +162,7 @@ async fn accept(shared: &Shared, batches: Vec<(usize, SinkBatch)>) -> Vec<Accept
         let origins = batch.rows.iter().map(|row| row.origin).collect();
         let began = Instant::now();
         let answer = shared.line.outputs[output].sink.write(batch).await;
+        shared.note_moved();
         accepted.push(Accepted { output, origins, began, answer });
     }
     accepted
@@ -171,6 +172,8 @@ async fn accept(shared: &Shared, batches: Vec<(usize, SinkBatch)>) -> Vec<Accept
 async fn answers(shared: &Shared, accepted: Vec<Accepted>) -> Refused {
     let answered = accepted.into_iter().map(|Accepted { output, origins, began, answer }| async move {
         let written = answer.await;
+        // A slow sink that answers is no task that hangs.
+        shared.note_moved();
         let name = &shared.line.outputs[output].encoder.name;
         let durable = origins.len().saturating_sub(written.failures.len()) as u64;
         let durable = durable.saturating_sub(written.expired);

@@ -178,6 +178,10 @@ impl Transform for WasmTransform {
         &self.subscription
     }
 
+    fn wall_limit(&self) -> std::time::Duration {
+        self.plan.limits.wall_per_batch
+    }
+
     fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
         self.process(self.instance()?, input)
     }
