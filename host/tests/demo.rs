@@ -7,9 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use pelton::demo::{Directory, Options};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 fn demo(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pelton"));
@@ -118,18 +116,8 @@ fn nothing_is_claimed_of_another_plugin() {
     assert!(summary["seen"]["tables"]["orders"].as_u64() > Some(100), "{summary:#}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_demo_that_was_stopped_before_its_first_event_claims_nothing() {
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let options = Options { seed: 7, length: None, rate: 100, directory: Directory::Temporary };
-    let summary = pelton::demo::run(&options, &stop, |_| {}).await.expect("it runs");
-    assert_eq!((summary.events, summary.matches, summary.reconciliation), (0, None, None));
-    assert_eq!(summary.not_compared_because.as_deref(), Some("it was stopped before the first event"));
-}
-
-#[test]
-fn an_interrupt_ends_it_with_its_summary() {
+/// Runs the demo without end, and interrupts it as soon as it says a certain thing.
+fn interrupted_at(words: &str) -> (Output, Value) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pelton"))
         .args(["demo", "--forever", "--json"])
         .stdout(Stdio::piped())
@@ -138,13 +126,26 @@ fn an_interrupt_ends_it_with_its_summary() {
         .expect("the binary runs");
     let said = BufReader::new(child.stderr.take().expect("it is piped"));
     let mut lines = said.lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains(" events ")), "it never said how it goes");
+    assert!(lines.any(|line| line.contains(words)), "it never said `{words}`");
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::INT).expect("the signal is sent");
     // What it still has to say must not fill the pipe.
     lines.for_each(drop);
     let output = child.wait_with_output().expect("it ends");
-    let summary: Value = serde_json::from_slice(&output.stdout).expect("a summary");
+    let summary = serde_json::from_slice(&output.stdout).expect("a summary");
+    (output, summary)
+}
+
+#[test]
+fn a_demo_that_was_stopped_before_its_first_event_claims_nothing() {
+    let (_, summary) = interrupted_at("the pipeline joins its group");
+    assert_eq!((&summary["events"], &summary["matches"]), (&Value::from(0), &Value::Null), "{summary:#}");
+    assert_eq!(summary["not_compared_because"], "it was stopped before the first event");
+}
+
+#[test]
+fn an_interrupt_ends_it_with_its_summary() {
+    let (output, summary) = interrupted_at(" events ");
     assert!(output.status.success(), "{summary:#}");
     assert_eq!(summary["matches"], true);
 }
