@@ -21,7 +21,8 @@ pub trait Transform: Sized + 'static {
     /// What is set: a struct with `#[derive(Columns)]`, or `()`.
     type Output<'a>: Columns;
 
-    /// The named outputs that rows may be sent to with [`Step::to`] and [`Step::also_to`].
+    /// The named outputs that rows may be sent to with [`Step::to`] and [`Step::also_to`]. A batch with a row for another
+    /// one fails, and says so.
     const OUTPUTS: &'static [&'static str] = &[];
 
     /// Checks the configuration and makes an instance. An error refuses the plugin with its message.
@@ -87,24 +88,35 @@ pub fn configure<T: Transform>(config: &str) -> Result<(T, types::Subscription),
 
 /// An absent block reads as an empty one, so that what is missing is named.
 fn read_config<C: DeserializeOwned>(config: &str) -> Result<C, String> {
-    match serde_json::from_str(config) {
-        Ok(config) => Ok(config),
-        Err(_) if config.trim() == "null" => {
-            serde_json::from_str("{}").map_err(|error| format!("config: {}", without_place(&error)))
-        }
-        Err(error) => Err(format!("config: {}", without_place(&error))),
+    match parse(config) {
+        Err(_) if config.trim() == "null" => parse("{}"),
+        read => read,
     }
 }
 
+/// An error names the key that it is about, as [`ConfigError::key`] does: `alert.above_eur: invalid type: …`.
+fn parse<C: DeserializeOwned>(config: &str) -> Result<C, String> {
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(config)).map_err(|error| {
+        let message = without_place(&error.inner().to_string());
+        match error.path().to_string() {
+            // The block itself.
+            path if path == "." => message,
+            path => format!("{path}: {message}"),
+        }
+    })
+}
+
 /// Line and column of the JSON text mean nothing to someone who wrote YAML.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" at line ").map_or_else(|| text.clone(), |(message, _)| message.to_owned())
+fn without_place(text: &str) -> String {
+    text.rsplit_once(" at line ").map_or(text, |(message, _)| message).to_owned()
 }
 
 /// What `process` does.
+///
+/// # Errors
+/// Where a row is sent to an output that the plugin does not declare.
 #[doc(hidden)]
-pub fn process<'a, T: Transform>(transform: &'a T, batch: &'a types::Batch) -> types::Output {
+pub fn process<'a, T: Transform>(transform: &'a T, batch: &'a types::Batch) -> Result<types::Output, types::Error> {
     let count = batch.count as usize;
     let rows = <T::Input<'a>>::open(&mut BatchReader::new(batch));
     let mut out = OutputWriter::<T::Output<'a>>::new(T::OUTPUTS, count);
@@ -118,7 +130,21 @@ pub fn process<'a, T: Transform>(transform: &'a T, batch: &'a types::Batch) -> t
         }
     }
     crate::host::leave_rows();
-    out.finish(count)
+    match out.undeclared {
+        Some(output) => Err(types::Error::Fatal(undeclared(output, T::OUTPUTS))),
+        None => Ok(out.finish(count)),
+    }
+}
+
+/// A mistake of the plugin's author, which no record can cause: what to write.
+#[cold]
+fn undeclared(output: &str, declared: &[&str]) -> String {
+    let mut all = declared.to_vec();
+    all.push(output);
+    format!(
+        "a row is sent to output {output:?}, which the plugin does not declare; write in its `impl Transform`: \
+         const OUTPUTS: &'static [&'static str] = &{all:?};"
+    )
 }
 
 /// The output under way: which rows leave, and their set fields.
@@ -128,6 +154,8 @@ struct OutputWriter<O: Columns> {
     data: Vec<u8>,
     columns: O::Writer,
     failures: Vec<types::Failure>,
+    /// An output that a row was sent to and that is not among `outputs`.
+    undeclared: Option<&'static str>,
 }
 
 /// The smallest shape that can say what leaves.
@@ -153,6 +181,7 @@ impl<O: Columns> OutputWriter<O> {
             data: Vec::new(),
             columns: O::writer(count),
             failures: Vec::new(),
+            undeclared: None,
         }
     }
 
@@ -206,7 +235,7 @@ impl<O: Columns> OutputWriter<O> {
         }
     }
 
-    fn select(&mut self, number: u32, op: u32, output: &str, [offset, length]: [u32; 2]) {
+    fn select(&mut self, number: u32, op: u32, output: &'static str, [offset, length]: [u32; 2]) {
         let route = if output.is_empty() { 0 } else { self.route(output) };
         match &mut self.selection {
             Selection::Kept(rows) if op == OP_KEEP && route == 0 => rows.push(number),
@@ -220,12 +249,12 @@ impl<O: Columns> OutputWriter<O> {
         }
     }
 
-    #[expect(clippy::panic, reason = "a mistake of the plugin's author that no record can cause; the message names it")]
-    fn route(&self, output: &str) -> u32 {
-        match (1..).zip(self.outputs).find(|(_, name)| **name == output) {
-            Some((route, _)) => route,
-            None => panic!("output \"{output}\" is not declared; Transform::OUTPUTS has {:?}", self.outputs),
-        }
+    fn route(&mut self, output: &'static str) -> u32 {
+        let declared = (1..).zip(self.outputs).find(|(_, name)| **name == output);
+        declared.map(|(route, _)| route).unwrap_or_else(|| {
+            self.undeclared = Some(output);
+            0
+        })
     }
 
     #[cold]
@@ -289,9 +318,7 @@ macro_rules! export {
                     batch: $crate::bindings::Batch,
                 ) -> ::std::result::Result<$crate::bindings::Output, $crate::bindings::Error> {
                     INSTANCE.with(|instance| match instance.get() {
-                        ::std::option::Option::Some(transform) => {
-                            ::std::result::Result::Ok($crate::transform::process(transform, &batch))
-                        }
+                        ::std::option::Option::Some(transform) => $crate::transform::process(transform, &batch),
                         ::std::option::Option::None => ::std::result::Result::Err($crate::bindings::Error::Fatal(
                             "process was called before configure".into(),
                         )),

@@ -367,7 +367,10 @@ fn rows_keep_their_records_order_whatever_their_steps() {
 }
 
 #[test]
-#[should_panic(expected = "output \"nowhere\" is not declared; Transform::OUTPUTS has [\"side\"]")]
+#[should_panic(
+    expected = "a row is sent to output \"nowhere\", which the plugin does not declare; write in its `impl Transform`: \
+                const OUTPUTS: &'static [&'static str] = &[\"side\", \"nowhere\"];"
+)]
 fn an_undeclared_output_is_named() {
     plugin!(Nowhere, (), (), &["side"], |()| Step::keep().to("nowhere"));
     testing::run::<Nowhere>(json!(null), ["{}"]);
@@ -397,8 +400,17 @@ fn capabilities_are_answered_per_record() {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Limits {
     limit: f64,
+    #[serde(default)]
+    alerts: Vec<Alert>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Alert {
+    above_eur: f64,
 }
 
 struct Configured(f64);
@@ -412,7 +424,7 @@ impl Transform for Configured {
         if config.limit < 0.0 {
             return Err(ConfigError::key("limit", "must not be negative"));
         }
-        Ok(Self(config.limit))
+        Ok(Self(config.alerts.iter().fold(config.limit, |least, alert| least.min(alert.above_eur))))
     }
 
     fn apply(&self, (): ()) -> Step<()> {
@@ -425,8 +437,23 @@ export!(Configured);
 #[test]
 fn a_configuration_that_does_not_fit_is_refused_in_words() {
     let refused = |config| testing::Driver::<Configured>::new(config).err().map(|error| error.to_string());
-    assert_eq!(refused(json!(null)), Some("config: missing field `limit`".to_owned()));
-    assert_eq!(refused(json!({"limit": "x"})), Some("config: invalid type: string \"x\", expected f64".to_owned()));
+    assert_eq!(refused(json!(null)), Some("missing field `limit`".to_owned()));
+    assert_eq!(refused(json!({"limit": "x"})), Some("limit: invalid type: string \"x\", expected f64".to_owned()));
     assert_eq!(refused(json!({"limit": -1})), Some("limit: must not be negative".to_owned()));
     assert_eq!(refused(json!({"limit": 2})), None);
+}
+
+#[test]
+fn a_mistake_deep_in_a_configuration_is_named_by_its_path() {
+    let refused = |alerts| {
+        let config = json!({"limit": 1, "alerts": alerts});
+        testing::Driver::<Configured>::new(config).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let text = " at line 7";
+    assert_eq!(
+        refused(json!([{"above_eur": 1}, {"above_eur": text}])),
+        "alerts[1].above_eur: invalid type: string \" at line 7\", expected f64"
+    );
+    assert_eq!(refused(json!([{}])), "alerts[0]: missing field `above_eur`");
+    assert_eq!(refused(json!([{"above": 1}])), "alerts[0].above: unknown field `above`, expected `above_eur`");
 }

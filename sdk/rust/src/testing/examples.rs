@@ -98,7 +98,8 @@ fn the_page_shows_what_crosses() {
     shows("kind's indexes", &kind.values);
     shows("kind's dictionary", &kind.data);
 
-    let Output { rows, data, set_fields, failures } = crate::transform::process(&plugin, &batch);
+    let Output { rows, data, set_fields, failures } =
+        crate::transform::process(&plugin, &batch).expect("its output is declared");
     let Selection::Edits(edits) = rows else { panic!("edits") };
     shows("edits", &edits);
     shows("the packed record", &data);

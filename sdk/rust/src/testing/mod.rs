@@ -97,7 +97,7 @@ impl<T: Transform> Driver<T> {
     /// Runs records through the plugin. A new batch begins where topic or partition changes.
     ///
     /// # Panics
-    /// Where the plugin panics, or answers tables that lie.
+    /// Where the plugin panics, sends a row to an output that it does not declare, or answers tables that lie.
     pub fn run(&self, records: impl IntoIterator<Item = impl Into<TestRecord>>) -> Run {
         let mut placed = Vec::new();
         for record in records {
@@ -124,7 +124,10 @@ impl<T: Transform> Driver<T> {
                 rows.iter().map(|record| record.timestamp_ms.unwrap_or(-1)).collect(),
                 rows.iter().map(|record| record.seed()).collect(),
             );
-            let output = crate::transform::process(&self.transform, &batch);
+            let output = match crate::transform::process(&self.transform, &batch) {
+                Ok(output) => output,
+                Err(types::Error::Fatal(message) | types::Error::Retry(message)) => panic!("{message}"),
+            };
             let (logs, metrics) = host::end();
             run.logs.extend(logs);
             run.metrics.extend(metrics);
