@@ -181,10 +181,13 @@ impl Shared {
             }
         };
         let hold = self.line.gate.hold(by, &cause);
+        // One pause is told once; other partitions that run into it have little to add.
         if hold.is_new {
             self.line.meters.paused(by.name());
+            tracing::error!(pipeline = %self.line.name, partition = %self.partition, "paused: {cause}");
+        } else {
+            tracing::debug!(pipeline = %self.line.name, partition = %self.partition, "held by the same pause: {cause}");
         }
-        tracing::error!(pipeline = %self.line.name, partition = %self.partition, "paused: {cause}");
         Some(hold)
     }
 

@@ -320,3 +320,42 @@ async fn what_the_breaker_holds_shows_although_an_operator_had_paused() {
     pausing.abort();
     assert!(daemon.stop().await);
 }
+
+/// All that is logged in this process, which runs this one test.
+fn logged() -> Arc<Mutex<Vec<u8>>> {
+    struct Written(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let written = Arc::<Mutex<Vec<u8>>>::default();
+    let writer = Arc::clone(&written);
+    let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
+    let lines = lines.with_writer(move || Written(Arc::clone(&writer))).finish();
+    tracing::subscriber::set_global_default(lines).expect("tests do not share a process");
+    written
+}
+
+#[tokio::test]
+async fn a_pause_that_several_partitions_run_into_is_told_once() {
+    let mut world = World::new(4);
+    world.errors.breaker = breaker(1);
+    let written = logged();
+    for partition in 0..4 {
+        world.append(partition, NOW_MS, "k", r#"{"id":"k1","n":1}"#);
+    }
+    let (permit, permits) = crossbeam_channel::unbounded();
+    let plugin = Arc::new(Stuck { subscription: Subscription::default(), calls: AtomicU64::new(0), permits });
+    let daemon = world.start_with(&[Arc::clone(&plugin) as Arc<dyn Transform>], DRAIN);
+    let under_way = || status(&daemon).map_or(0, |p| p.partitions.iter().map(|p| p.in_flight).sum::<u64>());
+    eventually("all four are under way", || under_way() == 4).await;
+    (0..8).for_each(|_| permit.send(()).unwrap());
+    let told = |words: &str| String::from_utf8_lossy(&written.lock().unwrap()).matches(words).count();
+    eventually("all four are held", || told("paused: ") + told("held by the same pause: ") == 4).await;
+    assert_eq!(told("ERROR"), 1);
+    assert!(daemon.stop().await);
+}
