@@ -73,6 +73,8 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
 
     let built = pelton(&["plugin", "build", plugin, "--json"]).expect(0);
     assert!(built.stderr.contains("Building with "), "{}", built.stderr);
+    let rebuilt = pelton(&["plugin", "build", plugin]).expect(0);
+    assert!(!rebuilt.stderr.contains("a minute or two"), "not the first build: {}", rebuilt.stderr);
     let bytes = std::fs::read(&wasm).expect("it was written");
     let digest = Digest::of(&bytes).to_string();
     assert_eq!(built.json()["plugins"][0]["digest"], digest);
@@ -85,7 +87,7 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
     let inspected = pelton(&["plugin", "inspect", wasm.to_str().expect("text"), "--json"]).expect(0).json();
     assert_eq!(inspected["world"], "transform");
     assert_eq!(inspected["interface_version"], "0.1.0");
-    assert_eq!(inspected["capabilities"], json!(["metrics"]));
+    assert_eq!(inspected["capabilities"], json!(["log", "metrics"]));
     assert_eq!(inspected["ungrantable"], json!([]));
     assert_eq!(inspected["digest"], digest);
 
@@ -97,6 +99,8 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
     a_difference_is_shown_and_blessed(&dir);
     a_grant_that_is_missing_is_named(&dir);
     hidden_state_is_found(&dir);
+    a_panic_says_what_and_where(&dir);
+    an_output_that_is_not_declared_is_named(&dir);
 }
 
 fn its_native_tests_pass(dir: &Path) {
@@ -133,12 +137,12 @@ fn a_difference_is_shown_and_blessed(dir: &Path) {
 }
 
 fn a_grant_that_is_missing_is_named(dir: &Path) {
-    replace(&dir.join("plugin.yaml"), "grants: [metrics]", "grants: []");
+    replace(&dir.join("plugin.yaml"), "grants: [log, metrics]", "grants: [log]");
     let refused = pelton(&["plugin", "test", dir.to_str().expect("text")]).expect(1);
     assert!(refused.stderr.contains("metrics"), "{}", refused.stderr);
     let built = pelton(&["plugin", "build", dir.to_str().expect("text")]).expect(0);
     assert!(built.stderr.contains("add to `grants:`: metrics"), "{}", built.stderr);
-    replace(&dir.join("plugin.yaml"), "grants: []", "grants: [metrics]");
+    replace(&dir.join("plugin.yaml"), "grants: [log]", "grants: [log, metrics]");
 }
 
 fn hidden_state_is_found(dir: &Path) {
@@ -155,7 +159,37 @@ fn hidden_state_is_found(dir: &Path) {
     assert!(stale.stderr.contains("is older than"), "{}", stale.stderr);
     pelton(&["plugin", "build", plugin]).expect(0);
     let failed = pelton(&["plugin", "test", plugin]).expect(1);
-    assert!(failed.stdout.contains("hidden state: one batch, reused instances"), "{}", failed.stdout);
+    assert!(failed.stdout.contains("hidden state: other output (+) at batch size"), "{}", failed.stdout);
+    assert!(!failed.stderr.contains("--bless"), "nothing to bless: {}", failed.stderr);
+    replace(&source, "self.seen.get() > 1 || ", "");
+}
+
+fn a_panic_says_what_and_where(dir: &Path) {
+    let failed = with_a_change(dir, "Step::set(Row { size: \"small\" })", "panic!(\"no small ones\")");
+    assert_eq!(failed.stdout.matches("the plugin failed").count(), 1, "{}", failed.stdout);
+    let same = "the same at batch sizes 1, 7, all, on fresh and on reused instances";
+    for words in [same, "record 0: plugin.trap", "src/lib.rs:", "no small ones"] {
+        assert!(failed.stdout.contains(words), "{words:?} is not in\n{}", failed.stdout);
+    }
+    assert!(failed.stderr.contains("1 of 1 cases failed.\n"), "no --bless: {}", failed.stderr);
+}
+
+fn an_output_that_is_not_declared_is_named(dir: &Path) {
+    let failed = with_a_change(dir, "Row { size: \"large\" })", "Row { size: \"large\" }).also_to(\"alerts\")");
+    assert!(failed.stdout.contains("record 1: plugin.fatal: a row is sent to output \"alerts\""), "{}", failed.stdout);
+    let remedy = "const OUTPUTS: &'static [&'static str] = &[\"alerts\"];";
+    assert!(failed.stdout.contains(remedy), "{}", failed.stdout);
+    assert_eq!(failed.stdout.matches(remedy).count(), 1, "{}", failed.stdout);
+}
+
+/// What the cases give while the source is another.
+fn with_a_change(dir: &Path, from: &str, to: &str) -> Ran {
+    let (plugin, source) = (dir.to_str().expect("text"), dir.join("src/lib.rs"));
+    replace(&source, from, to);
+    pelton(&["plugin", "build", plugin]).expect(0);
+    let failed = pelton(&["plugin", "test", plugin]).expect(1);
+    replace(&source, to, from);
+    failed
 }
 
 #[test]

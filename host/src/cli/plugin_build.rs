@@ -34,7 +34,12 @@ pub(super) fn run(args: Args) -> Outcome {
     let toolchain = toolchain::find(&Places::of_this_machine())?;
     note(format_args!("Building with {toolchain}"));
     let request = Request { dir: args.dir, target_dir: args.target_dir, locked: args.locked, offline: args.offline };
-    let built = build::build(&request, &toolchain)?;
+    let built = build::build(&request, &toolchain, |target_dir| {
+        note(format_args!(
+            "The first build into {} takes a minute or two, the next ones some seconds",
+            target_dir.display()
+        ));
+    })?;
     if args.json {
         say_json(&report(&built, &toolchain))?;
     } else {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, Failure, Outcome, human_bytes, say, say_json};
-use crate::plugin::inspect::{Inspection, inspect};
+use crate::plugin::inspect::{Inspection, Producer, inspect};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -47,9 +47,48 @@ fn as_text(inspection: &Inspection) -> Vec<String> {
     }
     lines.push(format!("digest     {}", description.digest));
     lines.push(format!("size       {}", human_bytes(description.size as u64)));
-    for producer in &inspection.producers {
-        let maker = format!("{} {}", producer.name, producer.version);
-        lines.push(format!("{:<10} {}", producer.field, maker.trim_end()));
-    }
+    lines.extend(makers(&inspection.producers));
     lines
+}
+
+/// A line for each field of the producers sections; a tool that left its mark in several versions is named once.
+fn makers(producers: &[Producer]) -> Vec<String> {
+    let by_field = producers.chunk_by(|a, b| a.field == b.field);
+    by_field
+        .filter_map(|of_field| {
+            let tools = of_field.chunk_by(|a, b| a.name == b.name).filter_map(|of_tool| {
+                let versions: Vec<&str> = of_tool.iter().map(|producer| producer.version.as_str()).collect();
+                Some(format!("{} {}", of_tool.first()?.name, versions.join(" and ")).trim_end().to_owned())
+            });
+            let title = match of_field.first()?.field.as_str() {
+                "processed-by" => "made by",
+                other => other,
+            };
+            Some(format!("{title:<10} {}", tools.collect::<Vec<_>>().join(", ")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_maker_is_named_once() {
+        let producer = |(field, name, version): (&str, &str, &str)| Producer {
+            field: field.to_owned(),
+            name: name.to_owned(),
+            version: version.to_owned(),
+        };
+        let producers = [
+            ("language", "Rust", ""),
+            ("processed-by", "rustc", "1.96.0"),
+            ("processed-by", "wit-component", "0.258.0"),
+            ("processed-by", "wit-component", "0.263.0"),
+        ];
+        assert_eq!(
+            makers(&producers.map(producer)),
+            ["language   Rust", "made by    rustc 1.96.0, wit-component 0.258.0 and 0.263.0"]
+        );
+    }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Outcome, note, say, say_json};
 use crate::config::{self, Limits, Manifest, Mask, ProcessEnvironment};
-use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem};
+use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem, ways_text};
 use crate::plugin::{Runtime, WasmTransform, build};
 use crate::record::Digest;
 
@@ -127,32 +127,40 @@ fn show(plugin: &PluginReport, bless: bool) {
         say(format_args!("  {verdict:<7} {} ({} records)", case.name, case.records));
         case.problems.iter().flat_map(problem_lines).for_each(|line| say(format_args!("    {line}")));
     }
-    let failed = plugin.cases.iter().filter(|case| !case.passed).count();
-    if failed > 0 {
-        note(format_args!(
-            "{}: {failed} of {} cases failed. Where what came is right: pelton plugin test --bless {}",
-            plugin.name,
-            plugin.cases.len(),
-            plugin.dir.display()
-        ));
+    let failed: Vec<&CaseReport> = plugin.cases.iter().filter(|case| !case.passed).collect();
+    if failed.is_empty() {
+        return;
     }
+    // What trapped, or differs from itself, has nothing that could be expected.
+    let is_for_bless = |case: &&CaseReport| case.problems.iter().all(Problem::is_about_what_is_expected);
+    let hint = if failed.iter().any(is_for_bless) {
+        format!(" Where what came is right: pelton plugin test --bless {}", plugin.dir.display())
+    } else {
+        String::new()
+    };
+    note(format_args!("{}: {} of {} cases failed.{hint}", plugin.name, failed.len(), plugin.cases.len()));
 }
 
 fn problem_lines(problem: &Problem) -> Vec<String> {
     match problem {
         Problem::NothingExpected => vec!["there is no expected.jsonl; --bless writes it".to_owned()],
-        Problem::Failed { way, message } => {
-            std::iter::once(format!("{way}: the plugin failed")).chain(message.lines().map(indent)).collect()
+        Problem::Failed { ways, message } => {
+            let headline = match ways.as_slice() {
+                [only] => format!("the plugin failed at {only}"),
+                several => format!("the plugin failed, the same at {}", ways_text(several)),
+            };
+            std::iter::once(headline).chain(message.lines().map(indent)).collect()
         }
-        Problem::Unexpected { way, differences } => {
-            let mut lines = vec![format!("{way}: not as expected (- expected, + found)")];
+        Problem::Unexpected { differences, .. } => {
+            let mut lines = vec!["not as expected (- expected, + found)".to_owned()];
             lines.extend(difference_lines(differences));
             lines
         }
-        Problem::HiddenState { first, second, differences } => {
+        Problem::HiddenState { first, others, differences } => {
+            let others = ways_text(others);
             let mut lines = vec![format!(
-                "hidden state: {second} gives other output (+) than {first} (-); what becomes of a record may depend \
-                 on nothing but the record and the configuration"
+                "hidden state: other output (+) at {others} than at {first} (-); what becomes of a record may depend on \
+                 nothing but the record and the configuration"
             )];
             lines.extend(difference_lines(differences));
             lines

@@ -39,14 +39,39 @@ const MEBIBYTE_CPU: Duration = Duration::from_millis(50);
 
 /// CPU time of a call with so many records, of so many bytes in all.
 pub(super) fn cpu_of_call(limits: &Limits, records: usize, bytes: usize) -> Duration {
+    cpu_of_its_records(limits, records, bytes).min(limits.cpu_per_batch)
+}
+
+fn cpu_of_its_records(limits: &Limits, records: usize, bytes: usize) -> Duration {
     let records = u32::try_from(records).unwrap_or(u32::MAX);
-    let for_bytes = as_ns(MEBIBYTE_CPU).saturating_mul(bytes as u64) >> 20;
-    limits
-        .cpu_per_record
-        .saturating_mul(records)
-        .saturating_add(CALL_CPU)
-        .saturating_add(Duration::from_nanos(for_bytes))
-        .min(limits.cpu_per_batch)
+    limits.cpu_per_record.saturating_mul(records).saturating_add(CALL_CPU).saturating_add(cpu_of_bytes(bytes))
+}
+
+fn cpu_of_bytes(bytes: usize) -> Duration {
+    Duration::from_nanos(as_ns(MEBIBYTE_CPU).saturating_mul(bytes as u64) >> 20)
+}
+
+/// Why a call may take what [`cpu_of_call`] gives it, and which key of `limits:` gives it more.
+pub(super) fn rule_of_call(limits: &Limits, records: usize, bytes: usize) -> String {
+    let many = if records == 1 { "1 record".to_owned() } else { format!("{records} records") };
+    if cpu_of_its_records(limits, records, bytes) >= limits.cpu_per_batch {
+        return format!("`cpu_per_batch`, for {many} in one call; if it needs more, raise that key of `limits:`");
+    }
+    let mut rule = format!(
+        "`cpu_per_record` {} ms × {many} + {} ms for the call",
+        in_ms(limits.cpu_per_record),
+        CALL_CPU.as_millis()
+    );
+    if cpu_of_bytes(bytes) >= Duration::from_millis(1) {
+        rule.push_str(&format!(" + {} ms for their {} KiB", cpu_of_bytes(bytes).as_millis(), bytes >> 10));
+    }
+    rule.push_str("; if it needs more, raise that key of `limits:`");
+    rule
+}
+
+/// Milliseconds, with a fraction where there is one.
+fn in_ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }
 
 /// Which limit stopped a guest.
@@ -196,6 +221,23 @@ mod tests {
         let limits = Limits::default();
         let millis = |mebibytes: usize| cpu_of_call(&limits, 1, mebibytes << 20).as_millis();
         assert_eq!([0, 1, 4, 8, 10, usize::MAX >> 20].map(millis), [60, 110, 260, 460, 500, 500]);
+    }
+
+    #[test]
+    fn a_limit_says_which_key_made_it() {
+        let limits = Limits::default();
+        let raise = "; if it needs more, raise that key of `limits:`";
+        assert_eq!(
+            rule_of_call(&limits, 1, 200),
+            format!("`cpu_per_record` 10 ms × 1 record + 50 ms for the call{raise}")
+        );
+        assert_eq!(
+            rule_of_call(&limits, 7, 2 << 20),
+            format!("`cpu_per_record` 10 ms × 7 records + 50 ms for the call + 100 ms for their 2048 KiB{raise}")
+        );
+        assert_eq!(rule_of_call(&limits, 1024, 200), format!("`cpu_per_batch`, for 1024 records in one call{raise}"));
+        let quick = Limits { cpu_per_record: Duration::from_micros(1_500), ..limits };
+        assert!(rule_of_call(&quick, 2, 0).starts_with("`cpu_per_record` 1.5 ms × 2 records + 50 ms for the call"));
     }
 
     /// CPU time of a batch whose every part uses up its time: the whole twice, each part once, down to single records.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use super::bindings::{Transform, TransformPre, types};
-use super::budget::{Budget, LimitHit, MemoryLimiter, cpu_of_call};
+use super::budget::{Budget, LimitHit, MemoryLimiter, cpu_of_call, rule_of_call};
 use super::check::{Checked, Frame, Lie, check};
 use super::effects::{EffectsBuffer, MetricNames, cut};
 use super::error::LoadError;
@@ -127,6 +127,10 @@ impl Instance {
             Err(error) => {
                 return Err(match fault(&self.store, &error) {
                     Fault::Busy(message) => TransformError::Busy { message, logs: self.last_lines() },
+                    Fault::Trap { kind: kind @ TrapKind::CpuLimit, message, backtrace } => {
+                        let rule = rule_of_call(&plan.limits, batch.len(), batch.bytes());
+                        self.trap(kind, format!("{message}: {rule}"), backtrace)
+                    }
                     Fault::Trap { kind, message, backtrace } => self.trap(kind, message, backtrace),
                 });
             }

@@ -257,6 +257,12 @@ fn forget_inherited_settings(cargo: &mut Command) {
     }
 }
 
+/// Whether somebody has built the libraries of plugins into a target directory: what takes minutes is done.
+pub(super) fn holds_libraries(target_dir: &Path) -> bool {
+    let entries = std::fs::read_dir(target_dir.join(TARGET).join("release/deps"));
+    entries.into_iter().flatten().flatten().any(|entry| entry.path().extension() == Some(OsStr::new("rlib")))
+}
+
 /// A target directory that several workspaces may use, one after the other.
 ///
 /// Cargo names a plugin's module after its library alone: of two workspaces with a library of the same name in one
@@ -331,6 +337,18 @@ mod tests {
         assert!(module.exists(), "one's own module is kept");
         claim("/b/Cargo.toml");
         assert!(!module.exists(), "another's is removed");
+    }
+
+    #[test]
+    fn a_first_build_is_one_without_libraries() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(!holds_libraries(dir.path()));
+        let libraries = dir.path().join(TARGET).join("release/deps");
+        std::fs::create_dir_all(&libraries).expect("a directory");
+        std::fs::write(libraries.join("p.wasm"), "").expect("written");
+        assert!(!holds_libraries(dir.path()));
+        std::fs::write(libraries.join("libcore-1.rlib"), "").expect("written");
+        assert!(holds_libraries(dir.path()));
     }
 
     #[test]

@@ -112,18 +112,30 @@ impl BuildError {
     }
 }
 
-/// Builds every plugin of a directory.
+/// Builds every plugin of a directory. `first_build` is told of each target directory that holds nothing yet: building
+/// into it takes minutes, and seconds ever after.
 ///
 /// # Errors
 /// The first that cannot be built.
-pub fn build(request: &Request, toolchain: &Toolchain) -> Result<Vec<Built>, BuildError> {
+pub fn build(
+    request: &Request,
+    toolchain: &Toolchain,
+    mut first_build: impl FnMut(&Path),
+) -> Result<Vec<Built>, BuildError> {
     let dir = request.dir.canonicalize().map_err(|error| BuildError::io("cannot read", &request.dir, error))?;
     let mut flags = Vec::new();
     flags.extend(request.locked.then_some("--locked"));
     flags.extend(request.offline.then_some("--offline"));
     let mut built = Vec::new();
     for crate_dir in crates_of(&dir)? {
-        built.extend(build_workspace(&crate_dir, request.target_dir.as_deref(), toolchain, &flags)?);
+        let workspace = Workspace::read(&crate_dir, toolchain)?;
+        let target_dir = request.target_dir.clone().unwrap_or_else(|| default_target_dir(&workspace.root));
+        let target_dir = std::path::absolute(&target_dir)
+            .map_err(|error| BuildError::io("cannot find the target directory", &target_dir, error))?;
+        if !cargo::holds_libraries(&target_dir) {
+            first_build(&target_dir);
+        }
+        built.extend(build_workspace(&workspace, &target_dir, toolchain, &flags)?);
     }
     Ok(built)
 }
@@ -141,17 +153,13 @@ fn crates_of(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
 }
 
 fn build_workspace(
-    dir: &Path,
-    target_dir: Option<&Path>,
+    workspace: &Workspace,
+    target_dir: &Path,
     toolchain: &Toolchain,
     flags: &[&str],
 ) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
-    let workspace = Workspace::read(dir, toolchain)?;
-    let target_dir = target_dir.map_or_else(|| default_target_dir(&workspace.root), Path::to_owned);
-    let target_dir = std::path::absolute(&target_dir)
-        .map_err(|error| BuildError::io("cannot find the target directory", &target_dir, error))?;
-    let modules = workspace.build(toolchain, &target_dir, flags)?;
+    let modules = workspace.build(toolchain, target_dir, flags)?;
     let finish = |(package, module): (cargo::Package, Vec<u8>)| {
         let refused = |message: String| BuildError::Component { name: package.name.clone(), message };
         let component = component::encode(&module).map_err(refused)?;

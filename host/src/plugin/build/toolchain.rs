@@ -47,7 +47,7 @@ impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let std = match self.std {
             Std::Installed => "its installed standard library",
-            Std::FromSource => "a standard library built from its source (a minute or two, the first time)",
+            Std::FromSource => "a standard library built from its source",
         };
         write!(f, "{} ({}), with {std}", self.rustc.display(), self.version)?;
         match &self.linker {

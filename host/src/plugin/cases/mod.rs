@@ -5,6 +5,7 @@
 //! encode), cut into batches of 1, of 7 and not at all, on fresh and on reused instances: where two runs differ, the
 //! plugin has hidden state. Never opens a connection, and writes nothing but `expected.jsonl`, when it is told to.
 
+mod broken;
 mod compare;
 mod format;
 mod run;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::config::{self, ConfigErrors, ProcessEnvironment};
 use crate::pipeline::Transform;
 
+pub use broken::ways_text;
 pub use compare::Difference;
 pub use format::FormatError;
 use format::{ExpectedLine, InputRecord};
@@ -101,11 +103,7 @@ impl Way {
 
 impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.batch_records {
-            Some(records) => write!(f, "batches of {records}")?,
-            None => f.write_str("one batch")?,
-        }
-        f.write_str(if self.fresh { ", fresh instances" } else { ", reused instances" })
+        f.write_str(&ways_text(&[*self]))
     }
 }
 
@@ -133,12 +131,12 @@ pub enum Problem {
         /// Where it differs.
         differences: Vec<Difference>,
     },
-    /// Two runs over the same records differ.
+    /// Runs over the same records differ.
     HiddenState {
         /// The run that is compared with.
         first: Way,
-        /// The run that differs from it.
-        second: Way,
+        /// The runs that differ from it, all in the same way.
+        others: Vec<Way>,
         /// Where; `expected` is what the first run gave.
         differences: Vec<Difference>,
     },
@@ -146,8 +144,8 @@ pub enum Problem {
     NothingExpected,
     /// The plugin trapped or gave a batch back.
     Failed {
-        /// In which run.
-        way: Way,
+        /// In which runs.
+        ways: Vec<Way>,
         /// What happened, with the guest's backtrace and last lines.
         message: String,
     },
@@ -188,21 +186,17 @@ impl Case {
     /// # Errors
     /// Where `expected.jsonl` cannot be written.
     pub fn run(&self, subject: &dyn Subject, bless: bool) -> Result<CaseReport, CaseError> {
-        let mut problems = Vec::new();
         let mut runs = Vec::new();
+        let mut broken = Vec::new();
         for way in Way::all() {
             match run::run(&self.input, subject, way) {
                 Ok(lines) => runs.push((way, lines)),
-                Err(message) => problems.push(Problem::Failed { way, message }),
+                Err(failed) => broken.push((way, failed)),
             }
         }
+        let mut problems = broken::told_once(broken);
         if let Some(((first, lines), others)) = runs.split_first() {
-            for (second, other) in others {
-                let differences = compare::between_runs(lines, other);
-                if !differences.is_empty() {
-                    problems.push(Problem::HiddenState { first: *first, second: *second, differences });
-                }
-            }
+            problems.extend(hidden_state((*first, lines), others));
             if bless && problems.is_empty() {
                 self.bless(lines)?;
             } else if let Some(expected) = &self.expected {
@@ -220,6 +214,28 @@ impl Case {
     fn bless(&self, lines: &[Value]) -> Result<(), CaseError> {
         let path = self.dir.join("expected.jsonl");
         format::write_expected(&path, lines).map_err(|source| CaseError::Io { path, source })
+    }
+}
+
+/// What differs between runs, each difference once.
+fn hidden_state((first, lines): (Way, &[Value]), others: &[(Way, Vec<Value>)]) -> Vec<Problem> {
+    let mut found: Vec<(Vec<Way>, Vec<Difference>)> = Vec::new();
+    for (way, other) in others {
+        let differences = compare::between_runs(lines, other);
+        match found.iter_mut().find(|(_, known)| *known == differences) {
+            Some((ways, _)) => ways.push(*way),
+            None if differences.is_empty() => {}
+            None => found.push((vec![*way], differences)),
+        }
+    }
+    found.into_iter().map(|(others, differences)| Problem::HiddenState { first, others, differences }).collect()
+}
+
+impl Problem {
+    /// Whether another `expected.jsonl` would mend it.
+    #[must_use]
+    pub fn is_about_what_is_expected(&self) -> bool {
+        matches!(self, Self::Unexpected { .. } | Self::NothingExpected)
     }
 }
 

@@ -1,20 +1,20 @@
 //! One run of a case: the records of a file through one step, the way the line takes a batch through it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::broken::Broken;
 use super::format::{InputRecord, OutputRow, delete_line, failure_line, row_line};
 use super::{Subject, Way};
 use crate::config::{Format, Tombstones};
 use crate::pipeline::decode::Extractor;
 use crate::pipeline::encode::{Encoder, Origins, OutputEncoder, Routed, Stage};
-use crate::pipeline::{FailureKind, OutOp, Subscription, TransformError, TransformInput, Wants};
+use crate::pipeline::{FailureKind, OutOp, Subscription, TransformInput, Wants};
 use crate::record::{Batch, HeaderIter, Offset, TopicPartition, WriteTime};
 
 /// Runs the records; gives the lines of `expected.jsonl`.
-pub(super) fn run(records: &[InputRecord], subject: &dyn Subject, way: Way) -> Result<Vec<Value>, String> {
+pub(super) fn run(records: &[InputRecord], subject: &dyn Subject, way: Way) -> Result<Vec<Value>, Broken> {
     let runner = Runner::new(subject);
     let mut lines = Vec::new();
     let same_partition = |a: &InputRecord, b: &InputRecord| a.topic == b.topic && a.partition == b.partition;
@@ -51,8 +51,8 @@ impl<'s> Runner<'s> {
         }
     }
 
-    fn batch(&self, records: &[InputRecord]) -> Result<Vec<Value>, String> {
-        let Some(first) = records.first() else { return Ok(Vec::new()) };
+    fn batch(&self, records: &[InputRecord]) -> Result<Vec<Value>, Broken> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
         let mut batch = Batch::new(TopicPartition::new(&first.topic, first.partition));
         for record in records {
             let headers = HeaderIter::new(&record.headers);
@@ -80,7 +80,7 @@ impl<'s> Runner<'s> {
                 .subject
                 .transform()
                 .apply(&TransformInput { batch: &input, value_fields: &extracted.columns })
-                .map_err(|error| failed(&error, records))?;
+                .map_err(|error| Broken { records: (first.number, last.number), error })?;
             for failure in &said.failures {
                 let origin = input.origins.get(failure.row as usize).copied().unwrap_or_default() as usize;
                 let (kind, delay_ms) = match failure.kind {
@@ -163,25 +163,4 @@ impl Lines<'_> {
         }
         self.fail(row, "reject", code, None, message);
     }
-}
-
-/// A batch that failed as a whole, for people.
-fn failed(error: &TransformError, records: &[InputRecord]) -> String {
-    let numbers = match records {
-        [only] => format!("record {}", only.number),
-        [first, .., last] => format!("records {} to {}", first.number, last.number),
-        [] => "no record".to_owned(),
-    };
-    let mut text = format!("{numbers}: {error}");
-    if let TransformError::Trap { backtrace, .. } = error {
-        for line in backtrace.lines() {
-            let _ = write!(text, "\n  {line}");
-        }
-    }
-    let (TransformError::Trap { logs, .. } | TransformError::Retry { logs, .. } | TransformError::Busy { logs, .. }) =
-        error;
-    for line in logs {
-        let _ = write!(text, "\n  it logged: {}", line.message);
-    }
-    text
 }

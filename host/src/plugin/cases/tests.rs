@@ -177,7 +177,9 @@ fn hidden_state_shows_as_a_difference_between_runs_and_is_never_blessed() {
     assert!(!report.passed);
     assert!(report.problems.iter().all(|problem| matches!(problem, Problem::HiddenState { .. })), "{report:#?}");
     assert!(
-        report.problems.iter().any(|problem| matches!(problem, Problem::HiddenState { second, .. } if !second.fresh)),
+        report.problems.iter().any(
+            |problem| matches!(problem, Problem::HiddenState { others, .. } if others.iter().any(|way| !way.fresh))
+        ),
         "{report:#?}"
     );
     assert!(!plugin.0.path().join("cases/numbers/expected.jsonl").exists());
@@ -199,6 +201,31 @@ fn a_trap_fails_the_case_with_its_backtrace() {
     let report = Plugin::new("{\"value\": {\"n\": 13}}\n", Some("")).run(&Doubler::new(false), false);
     let Some(Problem::Failed { message, .. }) = report.problems.first() else { panic!("{report:#?}") };
     assert!(message.contains("record 0") && message.contains("doubler::unlucky"), "{message}");
+}
+
+#[test]
+fn the_same_failure_at_several_batch_sizes_is_told_once_with_the_record_that_it_was() {
+    let input: String = [2, 4, 13, 6].map(|n| format!("{{\"value\": {{\"n\": {n}}}}}\n")).concat();
+    let report = Plugin::new(&input, None).run(&Doubler::new(false), true);
+    let [Problem::Failed { ways, message }] = report.problems.as_slice() else { panic!("{report:#?}") };
+    assert!(message.starts_with("record 2: plugin.trap: unreachable\n"), "{message}");
+    assert!(message.contains("log::report_panics()"), "{message}");
+    assert_eq!(ways_text(ways), "batch sizes 1, 7, all, on fresh and on reused instances");
+    assert!(!report.problems[0].is_about_what_is_expected());
+}
+
+#[test]
+fn runs_are_named_by_size_and_instances() {
+    let ways: Vec<Way> = Way::all().collect();
+    for (picked, text) in [
+        (vec![0], "batch size all, on fresh instances"),
+        (vec![0, 2], "batch sizes 7, all, on fresh instances"),
+        (vec![1, 4], "batch size 1, on fresh and on reused instances"),
+        (vec![0, 4, 5], "batch size all, on fresh instances; batch sizes 1, 7, on reused instances"),
+    ] {
+        let ways: Vec<Way> = picked.into_iter().map(|at| ways[at]).collect();
+        assert_eq!(ways_text(&ways), text);
+    }
 }
 
 #[test]
