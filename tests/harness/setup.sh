@@ -114,6 +114,12 @@ services() {
         || lacks "Maven, which fetches Kafka's tools and Cassandra: apt-get install maven"
 }
 
+# An example is filled from Python, whose client goes into a virtual environment.
+python() {
+    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv \
+        || lacks "Python 3 with venv, which runs an example's producer: apt-get install python3-venv"
+}
+
 # Counts the instructions that a record costs at the boundary.
 valgrind_tool() {
     command -v valgrind >/dev/null || apt_install valgrind libc6-dbg \
@@ -127,6 +133,7 @@ if [ "${1:-}" != build ]; then
     cargo_tool deny "$deny_version"
     guests
     services
+    python
     valgrind_tool
 fi
 
