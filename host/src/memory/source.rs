@@ -144,9 +144,9 @@ impl MemoryGroup {
         lock(&self.0.state).cut = Some(StdRng::seed_from_u64(seed));
     }
 
-    /// A close never returns from now on, whatever its deadline: a client that hangs.
-    pub fn hang_close(&self) {
-        lock(&self.0.state).hang_close = true;
+    /// With true, a close that begins from now on never returns, whatever its deadline: a client that hangs.
+    pub fn hang_close(&self, hang: bool) {
+        lock(&self.0.state).hang_close = hang;
     }
 
     /// The partition's reader fails once with this error.
@@ -306,9 +306,12 @@ impl MemoryGroup {
         }
     }
 
+    /// Ends a membership, if it has not ended before.
     fn leave(&self, member: u64, keep_commits: bool) {
         let mut state = lock(&self.0.state);
-        state.members.remove(&member);
+        if state.members.remove(&member).is_none() {
+            return;
+        }
         let owned: Vec<_> =
             state.owners.iter().filter(|(_, owner)| owner.member == member).map(|(p, _)| p.clone()).collect();
         for partition in owned {
@@ -327,9 +330,10 @@ impl MemoryGroup {
     fn rebalance_beside(&self) {
         let group = self.clone();
         let rebalance = async move { group.rebalance().await };
-        match &self.0.runtime {
+        match self.0.runtime.clone().or_else(|| Handle::try_current().ok()) {
             Some(runtime) => drop(runtime.spawn(rebalance)),
-            None => drop(tokio::spawn(rebalance)),
+            // Whoever comes next rebalances.
+            None => drop(rebalance),
         }
     }
 
@@ -403,6 +407,14 @@ impl Source for MemorySource {
             state.owners.iter().filter(|(_, owner)| owner.member == self.member).map(|(p, _)| p.clone()).collect()
         };
         owned.into_iter().map(|partition| (partition.clone(), self.group.0.log.end(&partition))).collect()
+    }
+}
+
+impl Drop for MemorySource {
+    /// A source that is dropped and not closed leaves without a last commit, as after a crash: nobody waits for a
+    /// process that has given its end up.
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -26,7 +26,8 @@ pub struct BatchLimits {
     pub linger: Duration,
 }
 
-/// A pipeline's membership in the group that reads its topics.
+/// A pipeline's membership in the group that reads its topics. A source that is dropped and not closed leaves the group
+/// without a last commit, as a crash does: its partitions go to the others, from what is committed.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Joins. What happens from now on goes to `events`, until [`Source::close`].

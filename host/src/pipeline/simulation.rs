@@ -423,6 +423,26 @@ async fn what_is_not_drained_in_time_stays_uncommitted_and_comes_again() {
 }
 
 #[tokio::test]
+async fn what_a_process_held_that_gave_up_its_end_goes_to_the_next() {
+    let world = World::new(1);
+    world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);
+    world.table.block("the table is away");
+    // As on a machine so busy that the deadline comes before the source was told to close.
+    world.group.hang_close(true);
+    let daemon = world.start(vec![doubler()], Duration::from_millis(50));
+    let in_flight = || daemon.board.read().pipelines.iter().flat_map(|p| &p.partitions).any(|p| p.in_flight > 0);
+    eventually("a write is on its way", in_flight).await;
+    assert!(!daemon.stop().await, "it gave up");
+    world.group.hang_close(false);
+    world.table.unblock();
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    assert_eq!(world.written(), world.expected());
+    assert_eq!(world.group.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn another_version_writes_what_may_have_been_written_at_the_next_epoch() {
     let world = World::new(1);
     for n in 1..=3 {
@@ -504,7 +524,7 @@ async fn the_end_comes_at_its_deadline_whatever_hangs() {
     let world = World::new(1);
     world.append(0, NOW_MS, "k", r#"{"id":"a","n":1}"#);
     world.table.block("the table never answers");
-    world.group.hang_close();
+    world.group.hang_close(true);
     let daemon = world.start(vec![doubler()], Duration::from_millis(400));
     let in_flight = || daemon.board.read().pipelines.iter().flat_map(|p| &p.partitions).any(|p| p.in_flight > 0);
     eventually("a write is on its way", in_flight).await;

@@ -330,6 +330,19 @@ pub async fn a_partition_can_go_before_its_first_position_stands(bed: &dyn Sourc
     first.close().await;
 }
 
+/// A source that is dropped and not closed leaves as a crash does: the next member gets all, from what is committed.
+pub async fn a_dropped_source_leaves(bed: &dyn SourceBed) {
+    bed.append(0, records(0, 5)).await;
+    let mut first = Member::open(bed).await;
+    first.until_it_has(2).await;
+    first.read_all(0, 5).await;
+    drop(first);
+    let mut second = Member::open(bed).await;
+    second.until_it_has(2).await;
+    assert_eq!(offsets(&second.read_all(0, 5).await), [0, 1, 2, 3, 4]);
+    second.close().await;
+}
+
 /// A position that comes after its assignment has ended is discarded.
 pub async fn a_late_commit_is_discarded(bed: &dyn SourceBed) {
     bed.append(0, records(0, 10)).await;
@@ -358,7 +371,7 @@ macro_rules! source_suite {
         $crate::suite!($bed, source:
             records_arrive_whole_and_in_order, batches_keep_their_limits, a_dropped_call_loses_no_record,
             a_commit_comes_back_with_its_metadata, what_was_not_committed_comes_again,
-            members_share_and_nothing_is_lost, a_late_commit_is_discarded,
+            members_share_and_nothing_is_lost, a_late_commit_is_discarded, a_dropped_source_leaves,
             nothing_is_given_before_the_first_position_stands,
             a_partition_can_go_before_its_first_position_stands);
     };
