@@ -175,13 +175,14 @@ impl Context {
             Err(error) => (Vec::new(), vec![(partitions.to_vec(), error)]),
         };
 
+        let take_turns = self.budget.fetching_max().is_some();
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         let (mut slots, mut assignments) = (Vec::with_capacity(begun.len()), Vec::with_capacity(begun.len()));
         for beginning in begun {
             let partition = beginning.partition.clone();
             let Some(queue) = arc.split_partition_queue(&partition.topic, partition.partition) else { continue };
             add(&mut list, &partition, ListOffset::Offset(beginning.offset));
-            let (slot, assignment) = self.begin(beginning, queue);
+            let (slot, assignment) = self.begin(beginning, queue, !take_turns);
             slots.push((partition, slot));
             assignments.push(assignment);
         }
@@ -197,9 +198,7 @@ impl Context {
             ))));
             return;
         }
-        if self.budget.fetching_max().is_some()
-            && let Err(error) = consumer.pause(&list)
-        {
+        if take_turns && let Err(error) = consumer.pause(&list) {
             tracing::warn!(%error, "partitions fetch before it is their turn");
         }
         // Not before they are paused: whoever gives turns must not resume one that is paused only afterwards.
@@ -238,7 +237,7 @@ impl Context {
     }
 
     /// Makes a partition's slot and what the supervisor gets of it.
-    fn begin(&self, beginning: Beginning, queue: PartitionQueue<Self>) -> (Arc<Slot>, Assignment) {
+    fn begin(&self, beginning: Beginning, queue: PartitionQueue<Self>, is_fetching: bool) -> (Arc<Slot>, Assignment) {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         let slot = Arc::new(Slot::new(
             beginning.partition.clone(),
@@ -246,6 +245,7 @@ impl Context {
             (beginning.offset, beginning.high),
             beginning.committed(),
             (Arc::clone(&self.renewals), Arc::clone(&self.stats), Arc::clone(&self.budget)),
+            is_fetching,
         ));
         slot.attach(queue);
         if beginning.committed.is_none() && self.settings.start != Start::Earliest {

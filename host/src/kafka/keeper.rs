@@ -20,17 +20,19 @@ use super::{governor, native, start};
 use crate::record::TopicPartition;
 
 /// How often the ends of partitions are asked for.
-pub(super) const ENDS_EVERY: Duration = Duration::from_secs(1);
+const ENDS_EVERY: Duration = Duration::from_secs(1);
 /// How often turns are taken, where not all partitions may fetch at once.
-pub(super) const TURNS_EVERY: Duration = Duration::from_millis(50);
+const TURNS_EVERY: Duration = Duration::from_millis(50);
 
 /// Looks at the ends of partitions and at the topics' ids now and then, and says whose turn to fetch it is; on a thread
 /// of its own, since it waits for answers.
-pub(super) fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>, every: Duration) {
-    let mut checked_at = Instant::now();
+pub(super) fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>) {
+    let (mut checked_at, mut every) = (Instant::now(), TURNS_EVERY);
     while matches!(stopped.recv_timeout(every), Err(std_mpsc::RecvTimeoutError::Timeout)) {
         let Some(consumer) = consumer.upgrade() else { return };
         let context = consumer.context();
+        // A record larger than was known makes partitions take turns from then on.
+        every = if context.budget.fetching_max().is_some() { TURNS_EVERY } else { ENDS_EVERY };
         let slots: Vec<Arc<Slot>> = lock(&context.slots).values().cloned().collect();
         if slots.is_empty() {
             continue;

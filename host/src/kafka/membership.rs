@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::commits::COMMIT_TIMEOUT;
 use super::consumer::{Context, Phase};
-use super::keeper::{ENDS_EVERY, TURNS_EVERY, keep};
+use super::keeper::keep;
 use super::native::CommitQueue;
 use super::slot::{Slot, lock};
 
@@ -47,8 +47,7 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>, left: &watch::Sender<Le
     let (stop, stopped) = std_mpsc::channel();
     let keeper = {
         let consumer = Arc::downgrade(&consumer);
-        let every = if context.budget.fetching_max().is_some() { TURNS_EVERY } else { ENDS_EVERY };
-        thread::Builder::new().name("kafka-keeper".to_owned()).spawn(move || keep(&consumer, &stopped, every))
+        thread::Builder::new().name("kafka-keeper".to_owned()).spawn(move || keep(&consumer, &stopped))
     };
     let commits = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
     let mut committed_at = Instant::now();

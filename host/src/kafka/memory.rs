@@ -2,17 +2,23 @@
 //!
 //! In: the budget, the partitions, the largest record that the topics take. Out: leases for batches, given back when
 //! their records are done; and, where the partitions' queues alone could pass the budget (each holds at least one
-//! record), how many partitions may fetch at once. Half of the budget is for the client's queues, half for batches. What a
-//! partition holds, for however long, never stops the others: one batch at a time may lie beyond the budget.
+//! record), how many partitions may fetch at once. Half of the budget is for the client's queues, half for batches.
+//!
+//! What some partitions hold, for however long, does not stop the others, as long as it fits: one batch may lie beyond
+//! that half, of a partition that has no other, and where those that lie there stay, as many more as fit into a quarter
+//! of the budget. That is the quarter by which a source may pass its budget.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The unit of a lease.
 const UNIT_BYTES: usize = 1024;
+/// What lies beyond the budget for so long is held, and no longer in anybody's way.
+const HELD_AFTER: Duration = Duration::from_secs(2);
 
 /// The budget of one source.
 #[derive(Debug)]
@@ -24,20 +30,22 @@ pub(super) struct Budget {
     /// One batch may lie beyond `units`, of a partition that holds nothing: whatever another partition holds, and for
     /// however long, the rest go on. Where it can, the budget keeps room for it.
     beyond: Arc<Semaphore>,
+    /// The same, once whoever lies there is held.
+    beside_held: Arc<Semaphore>,
     /// How often a batch is there while it is under way: as it was read; and for each output that its records may leave
     /// by as it is written, and in the sink's own client.
     copies: usize,
-    record_bytes_max: usize,
-    /// How many partitions may fetch at once; none: all.
-    fetching_max: Option<usize>,
+    /// The largest record that the topics take, or took: a topic's limit holds for compressed records, and may have
+    /// been a higher one.
+    record_bytes_max: AtomicUsize,
+    /// What the client's queues may hold.
+    queues_bytes: usize,
+    partitions: usize,
 }
 
 impl Budget {
     pub(super) fn new(memory_bytes: usize, outputs: usize, partitions: usize, record_bytes_max: usize) -> Self {
         let half = memory_bytes / 2;
-        // A record in a queue, half of the next one on its way.
-        let partition_bytes = record_bytes_max.saturating_mul(3) / 2;
-        let fetching = (half / partition_bytes.max(1)).max(1);
         let copies = 1 + 2 * outputs.max(1);
         let beyond_bytes = record_bytes_max.saturating_mul(copies).min(half / 4);
         let units = ((half - beyond_bytes) / UNIT_BYTES).max(1);
@@ -46,15 +54,34 @@ impl Budget {
             freed: Notify::new(),
             units,
             beyond: Arc::new(Semaphore::new(1)),
+            beside_held: Arc::new(Semaphore::new(memory_bytes / 4 / record_bytes_max.saturating_mul(copies).max(1))),
             copies,
-            record_bytes_max,
-            fetching_max: (fetching < partitions).then_some(fetching),
+            record_bytes_max: AtomicUsize::new(record_bytes_max),
+            queues_bytes: half,
+            partitions,
         }
     }
 
     /// How many partitions may fetch at once; none: all.
     pub(super) fn fetching_max(&self) -> Option<usize> {
-        self.fetching_max
+        // A record in a queue, half of the next one on its way.
+        let partition_bytes = self.record_bytes_max().saturating_mul(3) / 2;
+        let fetching = (self.queues_bytes / partition_bytes.max(1)).max(1);
+        (fetching < self.partitions).then_some(fetching)
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        self.record_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// A record of so many bytes came: from now on there is room for others like it.
+    pub(super) fn met(&self, bytes: usize) {
+        if bytes > self.record_bytes_max() {
+            let before = self.record_bytes_max.fetch_max(bytes, Ordering::Relaxed);
+            // What is left of the quarter is for records as they were known.
+            self.beside_held.forget_permits(Semaphore::MAX_PERMITS);
+            tracing::info!(bytes, before, fetching = ?self.fetching_max(), "a record is larger than its topic takes now");
+        }
     }
 
     /// What so many bytes of records cost.
@@ -65,8 +92,9 @@ impl Budget {
     /// What a batch of at most `batch_bytes` may cost before it is known: it may end with the largest record, and
     /// where those are large it may come with one record too many.
     fn units_before(&self, batch_bytes: usize) -> usize {
-        let overhang = if self.fetching_max.is_some() { self.record_bytes_max } else { 0 };
-        self.units_of(batch_bytes.max(self.record_bytes_max) + overhang)
+        let record = self.record_bytes_max();
+        let overhang = if self.fetching_max().is_some() { record } else { 0 };
+        self.units_of(batch_bytes.max(record) + overhang)
     }
 
     /// More than this may not belong to one partition while others want some.
@@ -114,11 +142,16 @@ impl Lease {
     }
 
     /// Waits until there is room for a batch of at most `batch_bytes`; a partition that `holds_nothing` also takes its
-    /// turn beyond the budget. Once it holds nothing, that must remain so while this waits. Cancel-safe.
+    /// turn beyond the budget, and then beside those that are held there. Once it holds nothing, that must remain so
+    /// while this waits. Cancel-safe.
     pub(super) async fn fill(&mut self, batch_bytes: usize, holds_nothing: impl Fn() -> bool) {
         let budget = Arc::clone(&self.budget);
         // One place in the queue for the whole wait.
         let mut beyond = std::pin::pin!(Arc::clone(&budget.beyond).acquire_owned());
+        let mut beside_held = std::pin::pin!(async {
+            tokio::time::sleep(HELD_AFTER).await;
+            Arc::clone(&budget.beside_held).acquire_owned().await
+        });
         loop {
             // Before the look: what is given back meanwhile wakes it.
             let freed = budget.freed.notified();
@@ -127,6 +160,10 @@ impl Lease {
             }
             tokio::select! {
                 permit = &mut beyond, if holds_nothing() => {
+                    self.beyond = Some(permit.expect("the semaphore is never closed"));
+                    return;
+                }
+                permit = &mut beside_held, if holds_nothing() => {
                     self.beyond = Some(permit.expect("the semaphore is never closed"));
                     return;
                 }
@@ -233,6 +270,18 @@ mod tests {
         assert_eq!(Budget::new(MIB, 1, 64, 10 * MIB).fetching_max(), Some(1));
     }
 
+    #[test]
+    fn a_record_larger_than_was_told_makes_partitions_take_turns() {
+        let budget = Budget::new(256 * MIB, 1, 64, MIB);
+        let before = budget.units_before(MIB);
+        budget.met(MIB);
+        assert_eq!((budget.fetching_max(), budget.units_before(MIB)), (None, before));
+        budget.met(10 * MIB);
+        budget.met(2 * MIB);
+        assert_eq!(budget.fetching_max(), Some(8));
+        assert!(budget.units_before(MIB) > 10 * before);
+    }
+
     #[tokio::test]
     async fn a_lease_comes_back_when_its_records_are_done() {
         let budget = Arc::new(Budget::new(64 * MIB, 1, 1, MIB));
@@ -289,6 +338,29 @@ mod tests {
         }
         drop(kept);
         assert!(held.fill(MIB, || false).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_those_beyond_the_budget_are_held_the_others_go_on_in_a_quarter_of_it() {
+        let budget = Arc::new(Budget::new(256 * MIB, 1, 64, 10 * MIB));
+        let batch = async || {
+            let mut lease = Lease::none(Arc::clone(&budget));
+            tokio::time::timeout(10 * HELD_AFTER, lease.fill(MIB, || true)).await.ok()?;
+            lease.shrink(10 * MIB);
+            Some(lease.take(10 * MIB))
+        };
+        // Three fit into the half for batches, one lies beyond, and one beside it.
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            held.push(batch().await.expect("it fits"));
+        }
+        for _ in 0..3 {
+            drop(batch().await.expect("the others go on"));
+        }
+        held.push(batch().await.expect("it fits"));
+        assert!(batch().await.is_none(), "the quarter is full");
+        held.pop();
+        assert!(batch().await.is_some());
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::governor::Want;
 use super::memory::Lease;
 use super::slot::Slot;
 use super::{client, native};
@@ -91,6 +92,7 @@ impl PartitionReader {
         native::for_each_header(message, |name, value| push_header(headers, name, value));
         let (key, value) = (message.key(), message.payload());
         let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + self.headers.len();
+        self.slot.budget.met(bytes);
         let fits = self.batch.is_empty() || self.batch.bytes() + bytes <= limits.bytes;
         let batch = if fits { &mut self.batch } else { self.overhang.insert(Batch::new(self.slot.partition.clone())) };
         let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
@@ -137,12 +139,16 @@ impl PartitionReader {
 #[async_trait]
 impl Reader for PartitionReader {
     async fn next_batch(&mut self, limits: BatchLimits) -> Result<Batch, SourceError> {
-        let ready = Arc::clone(&self.slot.ready);
-        self.slot.wait_until_begun().await;
+        let (slot, ready) = (Arc::clone(&self.slot), Arc::clone(&self.slot.ready));
+        slot.wait_until_begun().await;
+        let wish = slot.wish();
         loop {
             if self.batch.is_empty() {
-                self.slot.wait_for_share().await;
-                self.lease.fill(limits.bytes, || self.slot.holds_nothing()).await;
+                wish.set(Want::Nothing);
+                slot.wait_for_share().await;
+                wish.set(Want::Room);
+                self.lease.fill(limits.bytes, || slot.holds_nothing()).await;
+                wish.set(Want::Records);
             } else if !self.lease.try_fill(limits.bytes) {
                 // No room for more: what is there goes on its way, and makes room.
                 return Ok(self.give());

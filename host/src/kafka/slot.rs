@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::consumer::Context;
-use super::governor::View;
+use super::governor::{View, Want};
 use super::memory::{Budget, Given, Permit};
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
@@ -50,8 +50,9 @@ pub(super) struct Slot {
     pub(super) budget: Arc<Budget>,
     /// The reader found its queue empty when it last looked.
     pub(super) is_drained: Arc<AtomicBool>,
-    /// Whether it fetches, and since when.
-    turn: Mutex<(bool, Instant)>,
+    turn: Mutex<Turn>,
+    /// What the reader waits for, and until when it waited for records.
+    wants: Mutex<(Want, Instant)>,
     given: Mutex<Given>,
     /// Called when records are done.
     freed: Notify,
@@ -61,6 +62,36 @@ pub(super) struct Slot {
     /// The task's first position stands at the broker: the reader may give.
     has_begun: AtomicBool,
     begun: Notify,
+}
+
+/// Whether a partition fetches.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    is_fetching: bool,
+    since: Instant,
+    /// How far its reader was then.
+    next: i64,
+}
+
+/// What a reader waits for while it waits; nothing once this is dropped.
+pub(super) struct Wish<'s> {
+    slot: &'s Slot,
+}
+
+impl Wish<'_> {
+    pub(super) fn set(&self, want: Want) {
+        let mut wants = lock(&self.slot.wants);
+        if wants.0 == Want::Records {
+            wants.1 = Instant::now();
+        }
+        wants.0 = want;
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        self.set(Want::Nothing);
+    }
 }
 
 /// What was handed over, what was sent, what was accepted: each at or after the next.
@@ -83,6 +114,7 @@ impl Slot {
         (start, high): (i64, i64),
         committed: Option<Position>,
         (renewals, stats, budget): (Renewals, Arc<SourceStats>, Arc<Budget>),
+        is_fetching: bool,
     ) -> Self {
         Self {
             partition,
@@ -92,7 +124,8 @@ impl Slot {
             next: AtomicI64::new(start),
             renewals,
             stats,
-            turn: Mutex::new((budget.fetching_max().is_none(), Instant::now())),
+            turn: Mutex::new(Turn { is_fetching, since: Instant::now(), next: start }),
+            wants: Mutex::new((Want::Nothing, Instant::now())),
             budget,
             is_drained: Arc::new(AtomicBool::new(true)),
             given: Mutex::default(),
@@ -137,20 +170,41 @@ impl Slot {
 
     /// How it stands in the order of turns.
     pub(super) fn view(&self) -> View {
-        let (is_fetching, since) = *lock(&self.turn);
+        let (turn, (wants, until), next) = (*lock(&self.turn), *lock(&self.wants), self.next.load(Ordering::Relaxed));
         View {
-            is_fetching,
-            has_more: self.next.load(Ordering::Relaxed) < self.high.load(Ordering::Relaxed),
+            is_fetching: turn.is_fetching,
+            has_more: next < self.high.load(Ordering::Relaxed),
             is_drained: self.is_drained.load(Ordering::SeqCst),
-            since: since.elapsed(),
+            has_read: next > turn.next,
+            wants,
+            away: if wants == Want::Records { Duration::ZERO } else { until.elapsed() },
+            since: turn.since.elapsed(),
         }
     }
 
     /// It has its turn, or has given it up.
     pub(super) fn set_fetching(&self, is_fetching: bool) {
+        if !is_fetching {
+            self.drop_fetched();
+        }
         // Until its reader has looked, nobody knows whether its queue is empty.
         self.is_drained.store(!is_fetching, Ordering::SeqCst);
-        *lock(&self.turn) = (is_fetching, Instant::now());
+        *lock(&self.turn) = Turn { is_fetching, since: Instant::now(), next: self.next.load(Ordering::Relaxed) };
+    }
+
+    /// Frees what the queue of a paused partition holds: the client gives none of it any more, and frees it only when
+    /// somebody looks. It is fetched again, from where the reader stands.
+    fn drop_fetched(&self) {
+        let queue = self.queue();
+        while let Some(left) = queue.as_ref().and_then(|queue| queue.poll(Duration::ZERO)) {
+            tracing::warn!(partition = %self.partition, error = ?left.err(), "a paused partition gave something");
+            self.renew();
+        }
+    }
+
+    /// Says what the reader waits for.
+    pub(super) fn wish(&self) -> Wish<'_> {
+        Wish { slot: self }
     }
 
     /// A batch was given that ends with `last_offset`.
@@ -296,7 +350,7 @@ mod tests {
     fn slot() -> Slot {
         let budget = Arc::new(Budget::new(1 << 20, 1, 1, 1 << 10));
         let shared = (Renewals::default(), Arc::default(), budget);
-        Slot::new(TopicPartition::new("t", 0), None, (0, 10), Some(at(0)), shared)
+        Slot::new(TopicPartition::new("t", 0), None, (0, 10), Some(at(0)), shared, true)
     }
 
     fn at(next: i64) -> Position {

@@ -1,8 +1,8 @@
 //! Reads a topic as a pipeline whose sink stands still, and says how much memory that took.
 //!
-//! Arguments: brokers, topic, memory budget in bytes, records in the topic. Holds every batch, and a copy of it as a
-//! sink would, until nothing comes any more; then lets the sink go and reads all the rest. Prints one line of JSON for
-//! each of the two.
+//! Arguments: brokers, topic, memory budget in bytes, records in the topic, how many partitions are held. Of those every
+//! batch is held, and a copy of it as a sink would, until nothing comes any more; the others read on meanwhile. Then lets
+//! the sink go and reads all the rest. Prints one line of JSON for each of the two.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -29,6 +29,11 @@ impl Seen {
         self.records.lock().map(|records| records.len()).unwrap_or(0)
     }
 
+    /// Of the partitions below `held`.
+    fn count_held(&self, held: i32) -> usize {
+        self.records.lock().map(|records| records.range(..(held, 0)).count()).unwrap_or(0)
+    }
+
     fn quiet_for(&self) -> Duration {
         let last = self.last.lock().map(|last| *last).unwrap_or_default();
         last.map_or(Duration::ZERO, |last| last.elapsed())
@@ -38,10 +43,10 @@ impl Seen {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [brokers, topic, memory_bytes, total] = arguments.as_slice() else {
-        return Err("brokers, topic, memory budget, records".into());
+    let [brokers, topic, memory_bytes, total, held] = arguments.as_slice() else {
+        return Err("brokers, topic, memory budget, records, held partitions".into());
     };
-    let (memory_bytes, total): (usize, usize) = (memory_bytes.parse()?, total.parse()?);
+    let (memory_bytes, total, held): (usize, usize, i32) = (memory_bytes.parse()?, total.parse()?, held.parse()?);
     let connection = KafkaConnection { brokers: brokers.clone(), properties: std::collections::BTreeMap::new() };
     let settings = SourceSettings {
         topics: vec![topic.clone()],
@@ -55,6 +60,7 @@ async fn main() -> Result<(), Failure> {
     source.open(events).await?;
     let seen = Arc::new(Seen::default());
     let (sink, sink_works) = watch::channel(false);
+    let (_other_sink, other_works) = watch::channel(true);
     let supervisor = tokio::spawn({
         let seen = Arc::clone(&seen);
         async move {
@@ -63,7 +69,8 @@ async fn main() -> Result<(), Failure> {
                 match event {
                     SourceEvent::Assigned(assignments) => {
                         for assignment in assignments {
-                            tasks.spawn(read(assignment, Arc::clone(&seen), sink_works.clone()));
+                            let works = if assignment.partition.partition < held { &sink_works } else { &other_works };
+                            tasks.spawn(read(assignment, Arc::clone(&seen), works.clone()));
                         }
                     }
                     SourceEvent::Revoked { .. } | SourceEvent::Failed(_) => return,
@@ -76,12 +83,12 @@ async fn main() -> Result<(), Failure> {
     while seen.quiet_for() < Duration::from_secs(4) && Instant::now() < limit {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    report("stopped", seen.count())?;
+    report("stopped", &seen, held)?;
     sink.send(true)?;
     while seen.count() < total && Instant::now() < limit {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    report("running", seen.count())?;
+    report("running", &seen, held)?;
     supervisor.abort();
     Ok(())
 }
@@ -120,10 +127,11 @@ async fn read(mut assignment: Assignment, seen: Arc<Seen>, mut sink_works: watch
 }
 
 #[expect(clippy::print_stdout, reason = "the test reads it")]
-fn report(phase: &str, records: usize) -> Result<(), Failure> {
+fn report(phase: &str, seen: &Seen, held: i32) -> Result<(), Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
     let peak_bytes = peak.ok_or("no VmHWM")?.trim().parse::<usize>()? * 1024;
-    println!("{}", serde_json::json!({ "phase": phase, "records": records, "peak_bytes": peak_bytes }));
+    let (records, held) = (seen.count(), seen.count_held(held));
+    println!("{}", serde_json::json!({ "phase": phase, "records": records, "held": held, "peak_bytes": peak_bytes }));
     Ok(())
 }

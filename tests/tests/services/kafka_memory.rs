@@ -1,10 +1,9 @@
 //! The memory of a source stays within its budget, whatever the broker has for it.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rdkafka::producer::FutureRecord;
-
-use std::time::Duration;
 
 use super::cassandra_support::{Proxy, with_keyspace};
 use super::kafka_support::*;
@@ -15,35 +14,65 @@ const RECORDS_EACH: usize = 2;
 const RECORD_BYTES: usize = 10 << 20;
 const BUDGET_BYTES: usize = 256 << 20;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_records_of_many_partitions_stay_within_the_budget_while_the_sink_stands_still() {
-    let topic = Topic::with("memory", PARTITIONS as i32, &[("max.message.bytes", "11000000")]).await;
-    let total = PARTITIONS * RECORDS_EACH;
+/// A topic with so many large records in each of its partitions.
+async fn large_records(about: &str, partitions: usize, records_each: usize) -> Topic {
+    let topic = Topic::with(about, partitions as i32, &[("max.message.bytes", "11000000")]).await;
     let producer = producer();
     let payload = vec![b'x'; RECORD_BYTES];
-    for number in 0..total {
-        let partition = (number % PARTITIONS) as i32;
+    for number in 0..partitions * records_each {
+        let partition = (number % partitions) as i32;
         let record = FutureRecord::<str, _>::to(&topic.name).partition(partition).payload(&payload);
-        producer.send(record, std::time::Duration::from_secs(30)).await.unwrap();
+        producer.send(record, Duration::from_secs(30)).await.unwrap();
     }
-    drop((producer, payload));
+    topic
+}
 
-    let arguments = [brokers(), topic.name.clone(), BUDGET_BYTES.to_string(), total.to_string()];
+/// What a process says that reads a topic, and holds what it gets of some partitions; until nothing came any more, and
+/// in the end.
+async fn read_and_hold(topic: &Topic, budget_bytes: usize, total: usize, held: usize) -> [Report; 2] {
+    let arguments = [brokers(), topic.name.clone(), budget_bytes.to_string(), total.to_string(), held.to_string()];
     let output = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_stopped_sink")).args(arguments).stderr(Stdio::inherit()).output().unwrap()
     })
     .await
     .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let reports: Vec<serde_json::Value> =
+    let reports: Vec<Report> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let number = |report: &serde_json::Value, key: &str| report[key].as_u64().unwrap() as usize;
-    let [stopped, running] = reports.as_slice() else { panic!("{reports:?}") };
-    assert!(number(stopped, "records") > 0, "something is read before the sink is waited for: {reports:?}");
-    assert!(number(stopped, "records") < total, "not all is read: {reports:?}");
-    assert_eq!(number(running, "records"), total, "all is read once the sink works: {reports:?}");
-    for report in &reports {
-        assert!(number(report, "peak_bytes") <= BUDGET_BYTES / 4 * 5, "within the budget and a quarter: {reports:?}");
+    reports.try_into().unwrap()
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Report {
+    records: usize,
+    held: usize,
+    peak_bytes: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_records_of_many_partitions_stay_within_the_budget_while_the_sink_stands_still() {
+    let total = PARTITIONS * RECORDS_EACH;
+    let topic = large_records("memory", PARTITIONS, RECORDS_EACH).await;
+    let [stopped, running] = read_and_hold(&topic, BUDGET_BYTES, total, PARTITIONS).await;
+    assert!(stopped.records > 0, "something is read before the sink is waited for: {stopped:?}");
+    assert!(stopped.records < total, "not all is read: {stopped:?}");
+    assert_eq!(running.records, total, "all is read once the sink works");
+    for report in [stopped, running] {
+        assert!(report.peak_bytes <= BUDGET_BYTES / 4 * 5, "within the budget and a quarter: {report:?}");
+    }
+}
+
+/// More are held than fit into the half of the budget that is for batches, and beyond it one at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_held_keep_no_other_from_reading() {
+    let (partitions, held, each) = (12, 4, 3);
+    let topic = large_records("memory-held", partitions, each).await;
+    let [stopped, running] = read_and_hold(&topic, BUDGET_BYTES, partitions * each, held).await;
+    assert!(stopped.held > 0 && stopped.held < held * each, "some of what is held was read: {stopped:?}");
+    assert_eq!(stopped.records - stopped.held, (partitions - held) * each, "all of the others was read: {stopped:?}");
+    assert_eq!(running.records, partitions * each, "and the rest once the sink works");
+    for report in [stopped, running] {
+        assert!(report.peak_bytes <= BUDGET_BYTES / 4 * 5, "within the budget and a quarter: {report:?}");
     }
 }
 
