@@ -10,16 +10,21 @@
 //! | [`table`]   | a session, a table's name       | columns with types, or why the table will not do  |
 //! | `cells`     | a value, a column's type        | the bytes of a CQL value (pure)                   |
 //! | `rows`      | a batch, the table's shape      | merged rows, ready to bind (pure)                 |
+//! | `groups`    | rows of a batch                 | which of them go together (pure)                  |
 //! | `window`    | answers and their latency       | how many writes may be under way (pure inside)    |
-//! | [`sink`]    | batches                         | `Written`                                         |
+//! | `writer`    | a batch                         | `Written`: every row written, or never            |
+//! | [`sink`]    | batches, in bounds              | `Written`                                         |
 //! | [`check`]   | a project's tables              | problems                                          |
 
+mod block;
 #[cfg(test)]
 mod cell_tests;
 mod cells;
 pub mod check;
 mod collections;
 mod errors;
+mod groups;
+mod plan;
 #[cfg(test)]
 mod row_tests;
 mod rows;
@@ -30,6 +35,7 @@ pub mod table;
 mod times;
 mod tls;
 mod window;
+mod writer;
 
 pub use errors::CassandraError;
 pub use session::{Cassandra, connect};

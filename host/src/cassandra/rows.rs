@@ -87,11 +87,21 @@ pub(crate) struct Unit {
     masked: Vec<usize>,
     /// Its values in [`EncodedBatch::bytes`].
     pub(crate) values: Range<usize>,
+    /// How many bytes of these, the first, are the partition key.
+    pub(crate) partition_bytes: usize,
 }
 
 impl Unit {
-    fn of(row: usize, op: RowOp) -> Self {
-        Self { last: row, earlier: Vec::new(), op, cleared: false, masked: Vec::new(), values: 0..0 }
+    pub(crate) fn of(row: usize, op: RowOp) -> Self {
+        Self {
+            last: row,
+            earlier: Vec::new(),
+            op,
+            cleared: false,
+            masked: Vec::new(),
+            values: 0..0,
+            partition_bytes: 0,
+        }
     }
 
     /// The rows that it is made of, the last first.
@@ -132,7 +142,8 @@ impl EncodedBatch {
     fn push(&mut self, batch: &SinkBatch, shape: &Shape, mut unit: Unit) {
         let start = self.bytes.len();
         match encode_unit(batch, shape, &unit, &mut self.bytes) {
-            Ok(()) => {
+            Ok(partition_bytes) => {
+                unit.partition_bytes = partition_bytes;
                 unit.values = start..self.bytes.len();
                 self.units.push(unit);
             }
@@ -192,10 +203,16 @@ fn mask_statics(batch: &SinkBatch, shape: &Shape, units: &mut [Option<Unit>], pa
     }
 }
 
-/// Appends a unit's values: all columns for an upsert, the key for a delete.
-pub(crate) fn encode_unit(batch: &SinkBatch, shape: &Shape, unit: &Unit, out: &mut Vec<u8>) -> Result<(), RowFailure> {
+/// Appends a unit's values: all columns for an upsert, the key for a delete. Says how many bytes of it, the first, are
+/// the partition key.
+pub(crate) fn encode_unit(
+    batch: &SinkBatch,
+    shape: &Shape,
+    unit: &Unit,
+    out: &mut Vec<u8>,
+) -> Result<usize, RowFailure> {
     let start = out.len();
-    encode_key(batch, shape, unit.last, out)?;
+    let partition_bytes = encode_key(batch, shape, unit.last, out)?;
     if unit.op == RowOp::Upsert {
         refuse_gone(batch, shape, unit)?;
         for (at, column) in shape.columns.iter().enumerate().skip(shape.key().len()) {
@@ -214,7 +231,7 @@ pub(crate) fn encode_unit(batch: &SinkBatch, shape: &Shape, unit: &Unit, out: &m
             message: format!("the row has {bytes} bytes; Cassandra takes {} at most", shape.row_bytes_max),
         });
     }
-    Ok(())
+    Ok(partition_bytes)
 }
 
 const NULL: i32 = -1;

@@ -50,8 +50,9 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn written(&self, bytes: usize, latency: Duration) {
-        self.rows.fetch_add(1, Ordering::Relaxed);
+    /// One answer for so many rows.
+    pub(crate) fn written(&self, rows: usize, bytes: usize, latency: Duration) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let latency_us = latency.as_micros() as u64;
         let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < latency_us);

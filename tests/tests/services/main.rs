@@ -7,6 +7,7 @@ mod cassandra_login;
 mod cassandra_sink;
 mod cassandra_suite;
 mod cassandra_support;
+mod cassandra_together;
 mod check_online;
 mod examples;
 mod full_disk;
