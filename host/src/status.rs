@@ -57,6 +57,9 @@ pub struct PipelineStatus {
     /// Outputs and dead letters to which nothing gets through at the moment.
     #[serde(default)]
     pub blocked: Vec<BlockedOutput>,
+    /// Why nothing can be read at the moment, or not all, where permissions or credentials are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_blocked: Option<String>,
     /// Records read since the start of the process.
     pub records_total: u64,
     /// Records read a second, over the last ten seconds or so. The [`StatusBoard`] fills it in.
@@ -96,6 +99,7 @@ impl PipelineStatus {
             resume_command: None,
             partitions: Vec::new(),
             blocked: Vec::new(),
+            source_blocked: None,
             records_total: 0,
             records_per_second: 0.0,
             rows_total: BTreeMap::new(),
@@ -202,6 +206,9 @@ impl ProcessStatus {
                     causes.push(format!("pipeline {name}: stopped: {}", cause.as_deref().unwrap_or("no cause given")));
                 }
                 (PipelineState::Running | PipelineState::Paused, _) => {}
+            }
+            if let Some(cause) = &pipeline.source_blocked {
+                causes.push(format!("pipeline {name}: the source is blocked: {cause}"));
             }
             for blocked in &pipeline.blocked {
                 causes.push(format!("pipeline {name}: output {} is blocked: {}", blocked.output, blocked.cause));

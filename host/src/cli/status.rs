@@ -104,6 +104,9 @@ fn details(pipeline: &PipelineStatus) -> String {
     if let Some(command) = &pipeline.resume_command {
         line(&mut page, format_args!("  resume with: {}", plain(command)));
     }
+    if let Some(cause) = &pipeline.source_blocked {
+        line(&mut page, format_args!("  the source is blocked: {}", plain(cause)));
+    }
     for blocked in &pipeline.blocked {
         line(&mut page, format_args!("  {} is blocked: {}", plain(&blocked.output), plain(&blocked.cause)));
     }

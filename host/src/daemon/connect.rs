@@ -315,8 +315,12 @@ impl Fault {
 
 impl From<SourceError> for Fault {
     fn from(error: SourceError) -> Self {
+        let shared_key = match &error {
+            SourceError::Unreachable { .. } => Some("kafka.brokers".to_owned()),
+            SourceError::Forbidden { setting, .. } => setting.as_ref().map(|setting| format!("kafka.{setting}")),
+            _ => None,
+        };
         let is_transient = matches!(error, SourceError::Unreachable { .. });
-        let shared_key = is_transient.then(|| "kafka.brokers".to_owned());
         Self { shared_key, is_transient, message: error.to_string() }
     }
 }

@@ -74,7 +74,8 @@ impl Probe {
         match (found, error) {
             (Some(found), None) if !found.partitions().is_empty() => Ok(found.partitions().len()),
             (_, Some(code)) if client::is_authorisation(code) => {
-                Err(SourceError::Refused(format!("Kafka at {}: topic {topic:?}: {code}", self.connection.brokers)))
+                let message = format!("Kafka at {}: topic {topic:?}: {code}", self.connection.brokers);
+                Err(SourceError::Forbidden { message, setting: None })
             }
             _ => Err(SourceError::Refused(format!(
                 "Kafka at {} has no topic {topic:?}: make it, or correct its name",

@@ -14,6 +14,8 @@ use crate::pipeline::SourceError;
 /// How long the brokers may take for one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+const CREDENTIALS: &str = "correct the credentials under `kafka: properties:`, or the permissions of the user";
+
 /// A topic that a pipeline names.
 struct Named<'p> {
     pipeline: &'p Pipeline,
@@ -50,6 +52,11 @@ pub async fn check(project: &Project) -> Checked {
                 )];
                 return checked;
             }
+            Err(SourceError::Forbidden { message, setting: Some(setting) }) => {
+                let key = format!("kafka.{setting}");
+                checked.problems = vec![Problem::by_key(None, key, message, CREDENTIALS)];
+                return checked;
+            }
             Err(error) => {
                 let remedy = remedy(&error, topic);
                 checked.problems.push(Problem::by_key(Some(&pipeline.name), key, error.to_string(), remedy));
@@ -67,7 +74,7 @@ fn remedy(error: &SourceError, topic: &str) -> String {
         SourceError::Refused(text) if text.contains("no topic") => {
             format!("make it: kafka-topics.sh --create --topic {topic} --partitions N, or correct the name")
         }
-        _ => "correct the credentials under `kafka: properties:`, or the permissions of the user".to_owned(),
+        _ => CREDENTIALS.to_owned(),
     }
 }
 

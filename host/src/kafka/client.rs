@@ -128,6 +128,7 @@ pub(super) struct LastError {
     pub(super) text: String,
     /// Credentials or permissions, not the network.
     pub(super) is_authorisation: bool,
+    code: RDKafkaErrorCode,
 }
 
 impl ClientVoice {
@@ -143,13 +144,14 @@ impl ClientVoice {
 
     /// Notes an error.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
-        let is_authorisation = error.rdkafka_error_code().is_some_and(is_authorisation);
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        let is_authorisation = is_authorisation(code);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // "All brokers are down" follows each refusal and says less than it.
         if last.as_ref().is_some_and(|last| last.is_authorisation) && !is_authorisation {
             return;
         }
-        *last = Some(LastError { text: reason.to_owned(), is_authorisation });
+        *last = Some(LastError { text: reason.to_owned(), is_authorisation, code });
     }
 }
 
@@ -201,10 +203,24 @@ pub(super) fn unreachable(connection: &KafkaConnection, error: &KafkaError, voic
     let system = format!("Kafka at {}", connection.brokers);
     let last = voice.last();
     if let Some(last) = last.as_ref().filter(|last| last.is_authorisation) {
-        return SourceError::Refused(format!("{system} refuses the connection: {}", last.text));
+        let message = format!("{system} refuses the connection: {}", last.text);
+        return SourceError::Forbidden { message, setting: setting_to_blame(connection, last.code) };
     }
     let message = last.map_or_else(|| error.to_string(), |last| format!("{error} ({})", last.text));
     SourceError::Unreachable { system, message }
+}
+
+/// The setting of the connection that is to blame for a refusal.
+fn setting_to_blame(connection: &KafkaConnection, code: RDKafkaErrorCode) -> Option<String> {
+    let candidates: &[&str] = match code {
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
+            &["sasl.password", "sasl.username", "sasl.mechanism", "sasl.mechanisms", "security.protocol"]
+        }
+        RDKafkaErrorCode::SSL => &["ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "security.protocol"],
+        _ => return None,
+    };
+    let name = candidates.iter().find(|name| connection.properties.contains_key(**name));
+    Some(name.map_or_else(|| "properties".to_owned(), |name| format!("properties.{name}")))
 }
 
 #[cfg(test)]

@@ -80,6 +80,9 @@ impl Context {
             }
             *sent = None;
         }
+        if answer.error.is_none() {
+            self.allowed();
+        }
         let slots = lock(&self.slots);
         for entry in &answer.entries {
             let Some(slot) = slots.get(&TopicPartition::new(&entry.topic, entry.partition)) else { continue };

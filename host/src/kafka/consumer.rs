@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -25,7 +24,7 @@ use tokio::time::Instant;
 use super::client::{self, ClientVoice};
 use super::commits::COMMIT_TIMEOUT;
 use super::memory::Budget;
-use super::native;
+use super::native::{self, PartitionQueue};
 use super::reader::PartitionReader;
 use super::slot::{Renewals, Slot, lock};
 use super::start::{self, Beginning, Known};
@@ -85,6 +84,8 @@ pub(super) struct Context {
     pub(super) commits_sent: AtomicUsize,
     /// Until when everything must be committed, once somebody asked to leave.
     pub(super) leave_by: Mutex<Option<Instant>>,
+    /// What the group or a topic refused last; nothing once the group gives partitions or takes a commit.
+    forbidden: Mutex<Option<String>>,
 }
 
 impl Context {
@@ -111,6 +112,7 @@ impl Context {
             commit_sent: Mutex::default(),
             commits_sent: AtomicUsize::default(),
             leave_by: Mutex::default(),
+            forbidden: Mutex::default(),
         }
     }
 
@@ -137,7 +139,15 @@ impl Context {
     /// One past the newest record of each assigned partition.
     pub(super) fn ends(&self) -> Vec<(TopicPartition, Offset)> {
         let slots = lock(&self.slots);
-        slots.values().map(|slot| (slot.partition.clone(), Offset(slot.high.load(Ordering::Relaxed)))).collect()
+        slots.values().map(|slot| (slot.partition.clone(), Offset(slot.end()))).collect()
+    }
+
+    /// Why nothing can be read, or not all, where that is not the network's fault: permissions, credentials.
+    pub(super) fn blocked(&self) -> Option<String> {
+        let of_a_partition = || lock(&self.slots).values().find_map(|slot| slot.forbidden());
+        let of_the_connection = || self.voice.last().filter(|last| last.is_authorisation).map(|last| last.text);
+        let why = lock(&self.forbidden).clone().or_else(of_a_partition).or_else(of_the_connection)?;
+        Some(format!("Kafka at {} refuses: {why}; tried again until it is allowed", self.settings.brokers))
     }
 
     /// Tells the supervisor; gives up when it is gone, or when it asked to leave.
@@ -161,6 +171,8 @@ impl Context {
     /// Begins partitions: explicit offsets, queues split first.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &[TopicPartition]) {
         let Some(arc) = self.me.get().and_then(Weak::upgrade) else { return };
+        self.allowed();
+        self.voice.forget();
         if partitions.is_empty() {
             // A rebalance that gave nothing must be answered too.
             if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
@@ -180,14 +192,14 @@ impl Context {
         let (mut slots, mut assignments) = (Vec::with_capacity(begun.len()), Vec::with_capacity(begun.len()));
         for beginning in begun {
             let partition = beginning.partition.clone();
-            let Some(queue) = arc.split_partition_queue(&partition.topic, partition.partition) else { continue };
+            let Some(queue) = PartitionQueue::split(&arc, &partition) else { continue };
             add(&mut list, &partition, ListOffset::Offset(beginning.offset));
             let (slot, assignment) = self.begin(beginning, queue, !take_turns);
             slots.push((partition, slot));
             assignments.push(assignment);
         }
         for partition in refused.iter().flat_map(|(partitions, _)| partitions) {
-            let Some(queue) = arc.split_partition_queue(&partition.topic, partition.partition) else { continue };
+            let Some(queue) = PartitionQueue::split(&arc, partition) else { continue };
             add(&mut list, partition, ListOffset::End);
             lock(&self.parked).insert(partition.clone(), queue);
         }
@@ -379,6 +391,13 @@ impl Context {
         lock(&self.renewals).insert(partition);
     }
 
+    /// The group has let this member in, or taken something from it.
+    pub(super) fn allowed(&self) {
+        if lock(&self.forbidden).take().is_some() {
+            tracing::info!("Kafka at {} allows it again", self.settings.brokers);
+        }
+    }
+
     pub(super) fn main_queue_error(&self, error: &KafkaError) {
         self.stats.client_errors.bump();
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
@@ -386,8 +405,12 @@ impl Context {
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             self.tell(SourceEvent::Failed(SourceError::Broken(format!("the Kafka client failed: {error} ({last})"))));
         } else if client::is_authorisation(code) {
-            let message = format!("Kafka at {} refuses: {error} ({last})", self.settings.brokers);
-            self.tell(SourceEvent::Failed(SourceError::Refused(message)));
+            let why = format!("{error} ({last})");
+            tracing::error!(
+                "Kafka at {} refuses: {why}; nothing is read until it is allowed again",
+                self.settings.brokers
+            );
+            *lock(&self.forbidden) = Some(why);
         } else if code == RDKafkaErrorCode::PollExceeded {
             tracing::error!("the client was not polled in time and has left the group; it joins again");
         } else {

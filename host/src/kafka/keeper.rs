@@ -2,7 +2,7 @@
 //! topic is still the same.
 //!
 //! In: the slots of a membership. Out: high watermarks, pauses and resumptions of fetching, partitions that must begin
-//! anew. On a thread of its own, since it waits for answers; never keeps the consumer alive.
+//! anew, questions whether what was forbidden is allowed again. On a thread of its own, since it waits for answers; never keeps the consumer alive.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -27,7 +27,7 @@ const TURNS_EVERY: Duration = Duration::from_millis(50);
 /// Looks at the ends of partitions and at the topics' ids now and then, and says whose turn to fetch it is; on a thread
 /// of its own, since it waits for answers.
 pub(super) fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::Receiver<()>) {
-    let (mut checked_at, mut every) = (Instant::now(), TURNS_EVERY);
+    let (mut checked_at, mut asked_at, mut every) = (Instant::now(), Instant::now(), TURNS_EVERY);
     while matches!(stopped.recv_timeout(every), Err(std_mpsc::RecvTimeoutError::Timeout)) {
         let Some(consumer) = consumer.upgrade() else { return };
         let context = consumer.context();
@@ -48,6 +48,10 @@ pub(super) fn keep(consumer: &Weak<BaseConsumer<Context>>, stopped: &std_mpsc::R
                 }
             }
             Err(error) => tracing::debug!(%error, "the ends of the partitions are not known at the moment"),
+        }
+        if asked_at.elapsed() >= ENDS_EVERY {
+            asked_at = Instant::now();
+            ask_for_forbidden(&consumer, &slots);
         }
         if let Some(fetching_max) = context.budget.fetching_max() {
             take_turns(&consumer, &slots, fetching_max);
@@ -86,6 +90,23 @@ fn take_turns(consumer: &BaseConsumer<Context>, slots: &[Arc<Slot>], fetching_ma
             if agreed.contains(&slot.partition) {
                 slot.set_fetching(is_fetching);
             }
+        }
+    }
+}
+
+/// A partition that may not be read says so once, and nothing when it may be again. Resumed anew, it gives a record or
+/// its end then.
+fn ask_for_forbidden(consumer: &BaseConsumer<Context>, slots: &[Arc<Slot>]) {
+    let mut list = TopicPartitionList::new();
+    for slot in slots.iter().filter(|slot| slot.forbidden().is_some() && slot.view().is_fetching) {
+        list.add_partition(&slot.partition.topic, slot.partition.partition);
+    }
+    if list.count() == 0 {
+        return;
+    }
+    for asked in [consumer.pause(&list), consumer.resume(&list)] {
+        if let Err(error) = asked {
+            tracing::debug!(%error, "a partition that may not be read was not asked for");
         }
     }
 }

@@ -6,13 +6,18 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::message::BorrowedMessage;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
+
+use crate::record::TopicPartition;
 
 /// Frees what the C library allocated when it goes out of scope.
 struct Owned<T> {
@@ -231,32 +236,185 @@ impl CommitQueue {
     }
 }
 
-/// Calls `each` with the headers of a message, in order; names that are not UTF-8 are replaced, where the wrapper would
-/// panic.
-pub(super) fn for_each_header(message: &BorrowedMessage<'_>, mut each: impl FnMut(&str, Option<&[u8]>)) {
-    // SAFETY: the message is borrowed for the time of this call, and owns its headers; names end with NUL; values are
-    // `size` bytes or null. What `each` gets lives no longer than the message.
-    unsafe {
-        let mut headers = std::ptr::null_mut();
-        if sys::rd_kafka_message_headers(message.ptr(), &raw mut headers)
-            != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-            || headers.is_null()
-        {
-            return;
+// ------------------------------------------------------------------------------------------------ a partition's queue
+
+type Signal = Box<dyn Fn() + Send + Sync>;
+
+/// A partition's own queue, split off its consumer's. The wrapper's own forgets how far a partition was read where it
+/// ends.
+pub(super) struct PartitionQueue<C: ConsumerContext + 'static> {
+    queue: Owned<sys::rd_kafka_queue_t>,
+    /// Two boxes: what is handed to the client is one word.
+    signal: Option<Box<Signal>>,
+    /// Outlives the queue.
+    _consumer: Arc<BaseConsumer<C>>,
+}
+
+/// What a partition's queue gave.
+pub(super) enum Polled<'q> {
+    /// A record.
+    Record(Message<'q>),
+    /// The end of the partition: everything below this offset was given, or is no record.
+    End(i64),
+    /// An error, in the client's words.
+    Error(RDKafkaErrorCode, String),
+}
+
+/// A record as the client lends it.
+pub(super) struct Message<'q> {
+    message: NonNull<sys::rd_kafka_message_t>,
+    /// Owns the message.
+    _event: Owned<sys::rd_kafka_event_t>,
+    _queue: PhantomData<&'q ()>,
+}
+
+// SAFETY: the client's queues may be used from any thread, and destroyed on any.
+unsafe impl<C: ConsumerContext + 'static> Send for PartitionQueue<C> {}
+
+impl<C: ConsumerContext + 'static> PartitionQueue<C> {
+    /// Splits a partition's queue off.
+    pub(super) fn split(consumer: &Arc<BaseConsumer<C>>, partition: &TopicPartition) -> Option<Self> {
+        let topic = CString::new(&*partition.topic).ok()?;
+        // SAFETY: handle and name live during the calls; the queue is owned from the moment that it is given.
+        let queue = unsafe {
+            let handle = consumer.client().native_ptr();
+            let queue = sys::rd_kafka_queue_get_partition(handle, topic.as_ptr(), partition.partition);
+            let queue = Owned::new(queue, sys::rd_kafka_queue_destroy)?;
+            sys::rd_kafka_queue_forward(queue.as_ptr(), std::ptr::null_mut());
+            queue
+        };
+        Some(Self { queue, signal: None, _consumer: Arc::clone(consumer) })
+    }
+
+    /// From now on `signal` is called when the queue has something, on a thread of the client's, which holds the
+    /// queue's lock meanwhile.
+    pub(super) fn call_when_ready(&mut self, signal: impl Fn() + Send + Sync + 'static) {
+        unsafe extern "C" fn call(_: *mut sys::rd_kafka_t, signal: *mut c_void) {
+            // SAFETY: the box that was handed over below, alive until the callback is taken back.
+            unsafe { (*signal.cast::<Signal>().cast_const())() }
         }
-        for index in 0..sys::rd_kafka_header_cnt(headers) {
-            let mut name = std::ptr::null();
-            let mut value: *const c_void = std::ptr::null();
-            let mut size = 0;
-            let code = sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
-            if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
-                return;
+        let signal: Box<Signal> = Box::new(Box::new(signal));
+        // SAFETY: the inner box stands still while the queue has it: until the next call, or until `drop` takes it back.
+        unsafe {
+            let opaque = std::ptr::from_ref::<Signal>(&signal).cast_mut().cast();
+            sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), Some(call), opaque);
+        }
+        self.signal = Some(signal);
+    }
+
+    /// What the queue has, without waiting.
+    pub(super) fn poll(&self) -> Option<Polled<'_>> {
+        // SAFETY: the queue is owned; each event is freed here or with the message that it owns; a message lives as long
+        // as its event.
+        unsafe {
+            loop {
+                let event = Owned::new(sys::rd_kafka_queue_poll(self.queue.as_ptr(), 0), sys::rd_kafka_event_destroy)?;
+                match sys::rd_kafka_event_type(event.as_ptr()) {
+                    sys::RD_KAFKA_EVENT_FETCH => {
+                        let message = sys::rd_kafka_event_message_next(event.as_ptr()).cast_mut();
+                        if let Some(message) = NonNull::new(message) {
+                            return Some(Polled::Record(Message { message, _event: event, _queue: PhantomData }));
+                        }
+                    }
+                    sys::RD_KAFKA_EVENT_ERROR => return Some(error_of(&event)),
+                    _ => {}
+                }
             }
-            let name = CStr::from_ptr(name).to_string_lossy();
-            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
-            each(&name, value);
         }
     }
+}
+
+/// What an event of an error says.
+///
+/// # Safety
+/// It is such an event.
+unsafe fn error_of<'q>(event: &Owned<sys::rd_kafka_event_t>) -> Polled<'q> {
+    // SAFETY: the event is borrowed during the calls; the partition is owned from the moment that it is given, and read
+    // before it is freed.
+    unsafe {
+        let code = sys::rd_kafka_event_error(event.as_ptr());
+        let partition = sys::rd_kafka_event_topic_partition(event.as_ptr());
+        let partition = Owned::new(partition, sys::rd_kafka_topic_partition_destroy);
+        match partition {
+            Some(partition) if code == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                Polled::End((*partition.as_ptr()).offset)
+            }
+            _ => Polled::Error(code.into(), text_of(sys::rd_kafka_event_error_string(event.as_ptr()))),
+        }
+    }
+}
+
+impl<C: ConsumerContext + 'static> Drop for PartitionQueue<C> {
+    fn drop(&mut self) {
+        // SAFETY: the queue is owned; after this nobody calls the signal any more, which is freed next.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, std::ptr::null_mut()) }
+    }
+}
+
+impl Message<'_> {
+    fn raw(&self) -> &sys::rd_kafka_message_t {
+        // SAFETY: the event that owns the message lives as long as `self`.
+        unsafe { self.message.as_ref() }
+    }
+
+    pub(super) fn offset(&self) -> i64 {
+        self.raw().offset
+    }
+
+    /// Milliseconds since 1970, where the record has a time.
+    pub(super) fn timestamp_ms(&self) -> Option<i64> {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: as in `raw`.
+        let ms = unsafe { sys::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        let is_known = kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        (is_known && ms >= 0).then_some(ms)
+    }
+
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        let raw = self.raw();
+        // SAFETY: `key` is `key_len` bytes or null, and lives as long as `self`.
+        unsafe { bytes_of(raw.key, raw.key_len) }
+    }
+
+    pub(super) fn value(&self) -> Option<&[u8]> {
+        let raw = self.raw();
+        // SAFETY: `payload` is `len` bytes or null, and lives as long as `self`.
+        unsafe { bytes_of(raw.payload, raw.len) }
+    }
+
+    /// Calls `each` with the headers, in order; names that are not UTF-8 are replaced, where the wrapper would panic.
+    pub(super) fn for_each_header(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        // SAFETY: the message lives during this call, and owns its headers; names end with NUL; values are `size` bytes
+        // or null. What `each` gets lives no longer than the message.
+        unsafe {
+            let mut headers = std::ptr::null_mut();
+            if sys::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers)
+                != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+                || headers.is_null()
+            {
+                return;
+            }
+            for index in 0..sys::rd_kafka_header_cnt(headers) {
+                let mut name = std::ptr::null();
+                let mut value: *const c_void = std::ptr::null();
+                let mut size = 0;
+                let code = sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
+                if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+                    return;
+                }
+                each(&CStr::from_ptr(name).to_string_lossy(), bytes_of(value, size));
+            }
+        }
+    }
+}
+
+/// Bytes that the client lends; none where there are none, apart from empty ones.
+///
+/// # Safety
+/// `bytes` is null, or `length` bytes that live as long as the result.
+unsafe fn bytes_of<'b>(bytes: *const c_void, length: usize) -> Option<&'b [u8]> {
+    // SAFETY: the caller's promise.
+    (!bytes.is_null()).then(|| unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) })
 }
 
 /// A copy of a text that ends with NUL; empty where there is none.

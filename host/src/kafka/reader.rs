@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::error::RDKafkaErrorCode;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client;
 use super::governor::Want;
 use super::memory::Lease;
+use super::native::{Message, Polled};
 use super::slot::Slot;
-use super::{client, native};
 use crate::pipeline::{BatchLimits, Reader, SourceError};
 use crate::record::{Batch, HeaderIter, Offset, push_header};
 
@@ -59,26 +59,28 @@ impl PartitionReader {
     }
 
     /// Takes what the queue has, up to the limits.
-    fn look(&mut self, limits: BatchLimits) -> Result<Look, SourceError> {
+    fn look(&mut self, limits: BatchLimits) -> Look {
         let slot = Arc::clone(&self.slot);
         let queue = slot.queue();
-        let Some(queue) = queue.as_ref() else { return Ok(Look::Over) };
+        let Some(queue) = queue.as_ref() else { return Look::Over };
         loop {
             if self.overhang.is_some() || self.batch.len() >= limits.records || self.batch.bytes() >= limits.bytes {
-                return Ok(Look::Full);
+                return Look::Full;
             }
             // Before the look: a record that comes meanwhile says so itself.
             slot.is_drained.store(true, Ordering::SeqCst);
-            match queue.poll(Duration::ZERO) {
-                None => return Ok(Look::Empty),
-                Some(Ok(message)) => self.take(&message, limits),
-                Some(Err(error)) => self.fail(&error)?,
+            match queue.poll() {
+                None => return Look::Empty,
+                Some(Polled::Record(message)) => self.take(&message, limits),
+                Some(Polled::End(offset)) => slot.reached_end(self.next, offset),
+                Some(Polled::Error(code, text)) => self.fail(code, &text),
             }
         }
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>, limits: BatchLimits) {
+    fn take(&mut self, message: &Message<'_>, limits: BatchLimits) {
         let offset = message.offset();
+        self.slot.allowed();
         if offset < self.next {
             self.slot.stats.repeats.bump();
             return;
@@ -89,35 +91,29 @@ impl PartitionReader {
         self.slot.high.fetch_max(self.next, Ordering::Relaxed);
         self.headers.clear();
         let headers = &mut self.headers;
-        native::for_each_header(message, |name, value| push_header(headers, name, value));
-        let (key, value) = (message.key(), message.payload());
+        message.for_each_header(|name, value| push_header(headers, name, value));
+        let (key, value) = (message.key(), message.value());
         let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + self.headers.len();
         self.slot.budget.met(bytes);
         let fits = self.batch.is_empty() || self.batch.bytes() + bytes <= limits.bytes;
         let batch = if fits { &mut self.batch } else { self.overhang.insert(Batch::new(self.slot.partition.clone())) };
-        let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
-        batch.push(Offset(offset), timestamp_ms, key, value, HeaderIter::new(&self.headers));
+        batch.push(Offset(offset), message.timestamp_ms(), key, value, HeaderIter::new(&self.headers));
         self.since.get_or_insert_with(Instant::now);
     }
 
-    fn fail(&self, error: &KafkaError) -> Result<(), SourceError> {
+    fn fail(&self, code: RDKafkaErrorCode, text: &str) {
         self.slot.stats.client_errors.bump();
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         match code {
             // Fetching has stopped for good. The polling thread gives the partition back, finds what is gone, and
             // begins anew or stops.
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::LogTruncation => {
                 tracing::warn!(partition = %self.slot.partition, next = self.next, "the offset is out of range");
                 self.slot.renew();
-                Ok(())
             }
-            code if client::is_authorisation(code) => {
-                Err(SourceError::Refused(format!("{}: {error}", self.slot.partition)))
-            }
-            _ => {
-                tracing::warn!(partition = %self.slot.partition, %error, "the partition cannot be read at the moment");
-                Ok(())
-            }
+            code if client::is_authorisation(code) => self.slot.forbid(text),
+            _ => tracing::warn!(
+                partition = %self.slot.partition, %code, text, "the partition cannot be read at the moment"
+            ),
         }
     }
 
@@ -153,7 +149,7 @@ impl Reader for PartitionReader {
                 // No room for more: what is there goes on its way, and makes room.
                 return Ok(self.give());
             }
-            match self.look(limits)? {
+            match self.look(limits) {
                 Look::Full => return Ok(self.give()),
                 // Whoever holds the reader learns of it by an event, and drops it.
                 Look::Over => {

@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::consumer::Context;
 use super::governor::{View, Want};
 use super::memory::{Budget, Given, Permit};
+use super::native::{PartitionQueue, Polled};
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
 use crate::pipeline::{Committer, Position};
-use crate::record::TopicPartition;
+use crate::record::{Offset, TopicPartition};
 
 /// Locks, whoever panicked before: what is guarded here stays whole at every step.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,6 +59,9 @@ pub(super) struct Slot {
     queue: Mutex<Option<PartitionQueue<Context>>>,
     is_live: AtomicBool,
     positions: Mutex<Positions>,
+    /// Why it may not be read, if so.
+    forbidden: Mutex<Option<String>>,
+    is_forbidden: AtomicBool,
     /// The task's first position stands at the broker: the reader may give.
     has_begun: AtomicBool,
     begun: Notify,
@@ -105,6 +108,19 @@ struct Positions {
     is_claimed: bool,
     /// What was sent is the task's own.
     is_claim_sent: bool,
+    /// Where the reader stood when it reached the end, and that end.
+    end: Option<(i64, i64)>,
+}
+
+impl Positions {
+    /// A position after the last record, taken to the end: what lies between is no record. Who looks at the
+    /// group from outside sees that nothing is left to read.
+    fn to_the_end(&self, mut position: Position) -> Position {
+        if let Some((_, end)) = self.end.filter(|(from, end)| (*from..*end).contains(&position.next.0)) {
+            position.next = Offset(end);
+        }
+        position
+    }
 }
 
 impl Slot {
@@ -133,6 +149,8 @@ impl Slot {
             queue: Mutex::new(None),
             is_live: AtomicBool::new(true),
             positions: Mutex::new(Positions { accepted: committed, ..Positions::default() }),
+            forbidden: Mutex::default(),
+            is_forbidden: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             begun: Notify::new(),
         }
@@ -142,7 +160,7 @@ impl Slot {
     pub(super) fn attach(&self, mut queue: PartitionQueue<Context>) {
         let (ready, is_drained) = (Arc::clone(&self.ready), Arc::clone(&self.is_drained));
         // Called with the queue's lock held: it may wake somebody, and nothing else.
-        queue.set_nonempty_callback(move || {
+        queue.call_when_ready(move || {
             is_drained.store(false, Ordering::SeqCst);
             ready.notify_one();
         });
@@ -173,13 +191,50 @@ impl Slot {
         let (turn, (wants, until), next) = (*lock(&self.turn), *lock(&self.wants), self.next.load(Ordering::Relaxed));
         View {
             is_fetching: turn.is_fetching,
-            has_more: next < self.high.load(Ordering::Relaxed),
+            has_more: next < self.end(),
             is_drained: self.is_drained.load(Ordering::SeqCst),
             has_read: next > turn.next,
             wants,
             away: if wants == Want::Records { Duration::ZERO } else { until.elapsed() },
             since: turn.since.elapsed(),
         }
+    }
+
+    /// One past the newest record, as far as known. Transactions leave marks in a log, which are no records: where they
+    /// stand last, the log's end lies beyond it.
+    pub(super) fn end(&self) -> i64 {
+        let high = self.high.load(Ordering::Relaxed);
+        lock(&self.positions).end.filter(|(_, end)| *end >= high).map_or(high, |(from, _)| from)
+    }
+
+    /// The reader, which would take `next` next, has reached the end of the partition.
+    pub(super) fn reached_end(&self, next: i64, end: i64) {
+        self.allowed();
+        let mut positions = lock(&self.positions);
+        positions.end = Some((next, end));
+        if positions.is_claimed {
+            positions.handed = positions.handed.take().map(|handed| positions.to_the_end(handed));
+        }
+    }
+
+    /// It may not be read at the moment; the client tries on.
+    pub(super) fn forbid(&self, why: &str) {
+        tracing::error!(partition = %self.partition, "not read until it is allowed again: {why}");
+        *lock(&self.forbidden) = Some(format!("{}: {why}", self.partition));
+        self.is_forbidden.store(true, Ordering::SeqCst);
+    }
+
+    /// It may be read.
+    pub(super) fn allowed(&self) {
+        if self.is_forbidden.load(Ordering::Relaxed) && self.is_forbidden.swap(false, Ordering::SeqCst) {
+            *lock(&self.forbidden) = None;
+            tracing::info!(partition = %self.partition, "it may be read again");
+        }
+    }
+
+    /// Why it may not be read, if so.
+    pub(super) fn forbidden(&self) -> Option<String> {
+        lock(&self.forbidden).clone()
     }
 
     /// It has its turn, or has given it up.
@@ -196,9 +251,11 @@ impl Slot {
     /// somebody looks. It is fetched again, from where the reader stands.
     fn drop_fetched(&self) {
         let queue = self.queue();
-        while let Some(left) = queue.as_ref().and_then(|queue| queue.poll(Duration::ZERO)) {
-            tracing::warn!(partition = %self.partition, error = ?left.err(), "a paused partition gave something");
-            self.renew();
+        while let Some(left) = queue.as_ref().and_then(PartitionQueue::poll) {
+            if !matches!(left, Polled::End(_)) {
+                tracing::warn!(partition = %self.partition, "a paused partition gave something: it begins anew");
+                self.renew();
+            }
         }
     }
 
@@ -325,6 +382,7 @@ impl Committer for Slot {
             self.stats.commits_fenced.bump();
             return;
         }
+        let position = positions.to_the_end(position);
         let falls = positions.handed.as_ref().is_some_and(|handed| handed.next > position.next);
         if falls {
             tracing::error!(partition = %self.partition, next = %position.next, "a position fell: it is not committed");
@@ -345,7 +403,6 @@ impl Committer for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Offset;
 
     fn slot() -> Slot {
         let budget = Arc::new(Budget::new(1 << 20, 1, 1, 1 << 10));
@@ -388,6 +445,36 @@ mod tests {
         slot.commit(at(9));
         assert_eq!(slot.unaccepted(), Some(at(3)));
         assert_eq!(slot.stats.commits_fenced.get(), 1);
+    }
+
+    #[test]
+    fn what_lies_between_the_last_record_and_the_end_is_committed_with_it() {
+        let slot = slot();
+        slot.commit(at(3));
+        slot.reached_end(5, 6);
+        assert_eq!(slot.send().map(|position| position.next.0), Some(3), "records are still under way");
+        slot.commit(at(5));
+        let sent = slot.send().expect("it moved");
+        assert_eq!((sent.next.0, sent.metadata.as_str()), (6, "m5"));
+        slot.accepted(6);
+        assert_eq!(slot.unaccepted(), None);
+        // The end comes after the last record was done; and the next record after that.
+        slot.reached_end(5, 8);
+        assert_eq!(slot.send().map(|position| position.next.0), Some(8));
+        slot.commit(at(9));
+        assert_eq!(slot.send(), Some(at(9)));
+    }
+
+    #[test]
+    fn the_end_is_one_past_the_newest_record_that_is_one() {
+        let slot = slot();
+        assert_eq!(slot.end(), 10, "as it was told");
+        slot.reached_end(9, 10);
+        assert_eq!((slot.end(), slot.view().has_more), (9, true));
+        slot.next.store(9, Ordering::Relaxed);
+        assert!(!slot.view().has_more);
+        slot.high.store(12, Ordering::Relaxed);
+        assert_eq!(slot.end(), 12);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Inner {
         config.set("max.poll.interval.ms", (drain_ms + 180_000).max(300_000).to_string());
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
-        config.set("enable.partition.eof", "false");
+        config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error");
         config.set("partition.assignment.strategy", "cooperative-sticky");
         config.set("allow.auto.create.topics", "false");
@@ -253,6 +253,10 @@ impl Source for KafkaSource {
 
     fn ends(&self) -> Vec<(TopicPartition, Offset)> {
         lock(&self.inner.member).as_ref().map(|member| member.context.ends()).unwrap_or_default()
+    }
+
+    fn blocked(&self) -> Option<String> {
+        lock(&self.inner.member).as_ref().and_then(|member| member.context.blocked())
     }
 }
 

@@ -41,8 +41,14 @@ pub trait Source: Send + Sync {
     /// second call waits as the first does. All readers must be dropped before.
     async fn close(&self, deadline: Instant) -> bool;
 
-    /// For each assigned partition, one past its newest record (the high watermark), as far as known.
+    /// For each assigned partition, one past its newest record, as far as known.
     fn ends(&self) -> Vec<(TopicPartition, Offset)>;
+
+    /// Why nothing can be read, or not all, if so: permissions or credentials that are missing at the moment. It goes on
+    /// by itself.
+    fn blocked(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What a source tells its supervisor.
@@ -139,7 +145,15 @@ pub enum SourceError {
         /// What its client said.
         message: String,
     },
-    /// Refused: authorisation, an unknown topic, a setting.
+    /// Credentials or permissions are missing. Whoever manages them may give them at any time.
+    #[error("{message}")]
+    Forbidden {
+        /// What was refused to whom, in the words of the other side.
+        message: String,
+        /// The connection's setting that is to blame, where one is.
+        setting: Option<String>,
+    },
+    /// Refused: an unknown topic, a setting.
     #[error("{0}")]
     Refused(String),
     /// Records that were not yet read are gone.

@@ -420,7 +420,7 @@ async fn stop_listening(listening: Option<JoinHandle<()>>) {
 /// Faults of the other side are tried again; what needs a decision is not.
 fn retry_of(error: &SourceError) -> Retry {
     match error {
-        SourceError::Unreachable { .. } | SourceError::Broken(_) => Retry::Yes,
+        SourceError::Unreachable { .. } | SourceError::Forbidden { .. } | SourceError::Broken(_) => Retry::Yes,
         SourceError::Refused(_) | SourceError::Lost { .. } => Retry::No,
     }
 }

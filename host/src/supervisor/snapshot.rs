@@ -69,6 +69,7 @@ fn snapshot(pipeline: &Pipeline) -> PipelineStatus {
     status.partitions = pipeline.tasks.values().map(|task| partition_status(task, &ends)).collect();
     status.partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     status.blocked = blocked(line);
+    status.source_blocked = pipeline.source.blocked();
     let totals = line.meters.totals();
     status.records_total = totals.records;
     status.rows_total = totals.rows;
@@ -118,6 +119,7 @@ fn gauges(line: &Line, status: &PipelineStatus) {
     }
     telemetry.gauge(Metric::InFlight, &[pipeline], in_flight as f64);
     telemetry.gauge(Metric::Paused, &[pipeline], f64::from(status.state == PipelineState::Paused));
+    telemetry.gauge(Metric::SourceBlocked, &[pipeline], f64::from(status.source_blocked.is_some()));
     for output in &line.outputs {
         let is_blocked = status.blocked.iter().any(|blocked| blocked.output == output.encoder.name);
         telemetry.gauge(Metric::SinkBlocked, &[pipeline, ("output", &output.encoder.name)], f64::from(is_blocked));

@@ -67,6 +67,7 @@ metrics! {
     Rebalances Counter "pelton_rebalances" ["pipeline", "change"] "Changes of the assignment: assigned, revoked, lost";
     LostRecords Counter "pelton_lost_records" ["pipeline", "topic"] "Records that the broker no longer had when they were to be read";
     Misrouted Counter "pelton_misrouted_records" ["pipeline"] "Records that came outside their partition's own queue; more than none is a bug";
+    SourceBlocked Gauge "pelton_source_blocked" ["pipeline"] "1 while the source may not be read, or not all of it: permissions or credentials are missing";
     // the plugins
     Filtered Counter "pelton_filtered_records" ["pipeline"] "Records that a plugin let go";
     Skipped Counter "pelton_skipped_records" ["pipeline", "reason"] "Records passed over, by reason";

@@ -222,6 +222,69 @@ async fn start_at_a_time_begins_with_the_first_record_at_or_after_it() {
     assert_eq!(values_seen(&seen), ["1", "2"]);
 }
 
+/// Writes records in one transaction, which is committed or aborted.
+fn transaction(topic: &str, from: usize, count: usize, is_committed: bool) {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+    let id = format!("{topic}-{from}");
+    let producer: BaseProducer =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", brokers()).set("transactional.id", id).create().unwrap();
+    producer.init_transactions(LIMIT).unwrap();
+    producer.begin_transaction().unwrap();
+    for number in from..from + count {
+        let value = number.to_string();
+        producer
+            .send(BaseRecord::<str, str>::to(topic).partition(0).payload(&value))
+            .map_err(|(error, _)| error)
+            .unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+    if is_committed { producer.commit_transaction(LIMIT) } else { producer.abort_transaction(LIMIT) }.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_with_transactions_that_was_read_has_nothing_left_to_read() {
+    let topic = Topic::new("transactions", 1).await;
+    let settings = settings(&[&topic.name], &topic.name);
+    let write = |from, count, is_committed| {
+        let topic = topic.name.clone();
+        tokio::task::spawn_blocking(move || transaction(&topic, from, count, is_committed))
+    };
+    // A log ends with the mark of a transaction: a committed one, and an aborted one.
+    write(0, 5, true).await.unwrap();
+    write(5, 3, false).await.unwrap();
+    write(8, 4, true).await.unwrap();
+    let seen = Seen::default();
+    let member = Member::join("first", &settings, options(), &seen).await;
+    let partition = TopicPartition::new(&topic.name, 0);
+    // All records are read; nothing lies between the last of them and the end; and whoever looks at the group from
+    // outside sees no lag.
+    let all_is_read = async |what: &str, values: usize| {
+        wait_for(what, LIMIT, || {
+            let read = seen.lock().unwrap().get(&partition)?.last()?.offsets.last()? + 1;
+            let (committed, end) = crate::line_support::positions(&topic.name, &topic.name, 1)[0];
+            let is_so = values_seen(&seen).len() == values
+                && member.source.ends() == [(partition.clone(), Offset(read))]
+                && end > read
+                && committed == end;
+            is_so.then_some(())
+        })
+        .await;
+    };
+    all_is_read("a committed transaction stands last", 9).await;
+    write(12, 2, false).await.unwrap();
+    all_is_read("an aborted one stands last", 9).await;
+    write(14, 2, true).await.unwrap();
+    all_is_read("it goes on", 11).await;
+    member.leave().await;
+    let member = Member::join("second", &settings, options(), &seen).await;
+    topic.fill(0, 16, 1).await;
+    wait_for("the next record", LIMIT, || (values_seen(&seen).len() == 12).then_some(())).await;
+    member.leave().await;
+    assert_eq!(values_seen(&seen), ["0", "1", "2", "3", "4", "8", "9", "10", "11", "14", "15", "16"]);
+    let metadata = seen.lock().unwrap()[&partition].last().unwrap().metadata.clone().unwrap();
+    assert_eq!(pelton::pipeline::checkpoint::Checkpoint::parse(&metadata).unwrap().h, 200, "of the last record");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_that_retention_took_stop_the_pipeline_by_name_or_are_counted() {
     let topic = Topic::new("retention", 1).await;
