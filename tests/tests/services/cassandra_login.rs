@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::cassandra_support::{address, settings};
 
 /// A certificate that signs itself, and its key, as PEM files.
-fn certificate(dir: &Path, name: &str, host: &str) {
+pub(crate) fn certificate(dir: &Path, name: &str, host: &str) {
     let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
     let mut subject = X509NameBuilder::new().unwrap();
     subject.append_entry_by_text("CN", name).unwrap();

@@ -19,5 +19,7 @@ mod kafka_suite;
 mod kafka_support;
 mod line;
 mod line_support;
+mod own_brokers;
+mod own_kafka;
 mod present;
 mod restarted;
