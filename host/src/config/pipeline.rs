@@ -20,7 +20,8 @@ use crate::pipeline::BatchLimits;
 
 const RECORDS_DEFAULT: usize = 1024;
 const BYTES_DEFAULT: usize = 1 << 20;
-const LINGER_DEFAULT: Duration = Duration::from_millis(5);
+/// What is there goes at once: while it is under way the next batch gathers, so that batches grow with the load.
+const LINGER_DEFAULT: Duration = Duration::ZERO;
 const RETRY_ATTEMPTS_DEFAULT: u32 = 5;
 const BREAKER_DEFAULT: Breaker = Breaker { percent: 50.0, records: 1000, within: Duration::from_secs(60) };
 /// A batch may take this part of a plugin's memory: it is there several times while it is handled.

@@ -27,6 +27,10 @@ const ID_NUMBERS_CHARS: usize = 32;
 /// How long the brokers may take when a writer is opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the client gathers records before it sends them, in milliseconds, where `properties` do not say: long enough
+/// for the rows of a batch, which come together; while a request is under way the next gathers anyway.
+const LINGER_MS: &str = "0.5";
+
 /// Kafka's own default for `max.message.bytes`.
 pub(super) const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
@@ -74,6 +78,9 @@ pub(super) async fn open_writer(
         .map_err(|error| SourceError::Broken(error.to_string()))??;
     let limit = message_bytes_max(connection, topic).await;
     config.set("partitioner", if partitioner.is_empty() { "murmur2_random" } else { partitioner });
+    if config.get("linger.ms").is_none() {
+        config.set("linger.ms", LINGER_MS);
+    }
     config.set("message.max.bytes", limit.clamp(1_000, 1_000_000_000).to_string());
     let writer = TopicWriter::new(config, topic, stats)
         .map_err(|error| SourceError::Refused(format!("kafka, topic {topic:?}: {error}")))?;
