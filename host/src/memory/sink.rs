@@ -196,6 +196,12 @@ impl MemorySink {
         lock(&self.0.state).writes.clone()
     }
 
+    /// Batches that were accepted, whatever became of them.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        lock(&self.0.state).accepted
+    }
+
     /// Attempts to write, failed ones too.
     #[must_use]
     pub fn attempts(&self) -> u64 {

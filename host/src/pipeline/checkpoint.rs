@@ -196,8 +196,9 @@ impl EpochPlan {
 /// The same records were begun by more versions than there are epochs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "records {from} to {to} were begun by ten versions of the pipeline without an end; let one version finish them \
-     before the next is deployed, or read them into an empty table under a new group"
+    "records {from} to {to} may have been written in part by ten versions of the pipeline, of which none finished them, and \
+     there is no write time left that is above all of theirs; go back to the version that ran last and let it finish \
+     them before the next is deployed, or read them into an empty table under a new group"
 )]
 pub struct EpochsUsedUp {
     /// First record.

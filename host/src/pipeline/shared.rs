@@ -3,6 +3,7 @@
 //! In: acknowledgements, and failures. Out: positions to commit, and pauses of the pipeline. Knows no sink and no plugin.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::RecordFailure;
-use super::checkpoint::{Checkpoint, EpochPlan};
+use super::checkpoint::{Checkpoint, EpochPlan, KEPT_START};
 use super::gate::{Hold, PausedBy};
 use super::line::Line;
 use super::tracker::Tracker;
@@ -30,6 +31,10 @@ pub struct Shared {
     pub(super) partitions_total: i32,
     pub(super) topic_id: Option<String>,
     pub(super) committer: Arc<dyn Committer>,
+    /// What stood beside the committed offset before this task.
+    pub(super) found: Option<String>,
+    /// A sink was given something: it may be written, whatever comes.
+    pub(super) has_written: AtomicBool,
     pub(super) stop: CancellationToken,
     pub(super) state: Mutex<State>,
     pub(super) tracker: Mutex<Tracker>,
@@ -141,6 +146,15 @@ impl Shared {
         self.epoch.note(next.0, &mut checkpoint);
         self.committer.commit(Position { next, metadata: checkpoint.encode() });
         self.state().committed = Some(next);
+    }
+
+    /// A task that ends without having given anything to a sink leaves beside `start` what it found there: nobody who
+    /// goes on has to write above what it never wrote.
+    pub(super) fn leave_as_found(&self, start: Offset) {
+        if !self.has_written.load(Ordering::SeqCst) && self.state().committed == Some(start) {
+            let metadata = self.found.clone().unwrap_or_else(|| KEPT_START.to_owned());
+            self.committer.commit(Position { next: start, metadata });
+        }
     }
 
     // --------------------------------------------------------------------------------------------------- what holds it

@@ -31,6 +31,7 @@ use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
 mod failures;
+mod versions;
 mod watchdog;
 
 const TOPIC: &str = "events";
@@ -440,26 +441,6 @@ async fn what_a_process_held_that_gave_up_its_end_goes_to_the_next() {
     assert!(daemon.stop().await);
     assert_eq!(world.written(), world.expected());
     assert_eq!(world.group.violations(), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn another_version_writes_what_may_have_been_written_at_the_next_epoch() {
-    let world = World::new(1);
-    for n in 1..=3 {
-        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"k{n}","n":{n}}}"#));
-    }
-    world.table.block("nothing is answered");
-    let daemon = world.start(vec![doubler()], Duration::from_millis(10));
-    eventually("a start was committed", || world.group.committed(&world.partitions()[0]).is_some()).await;
-    daemon.stop().await;
-    world.table.unblock();
-    let daemon = world.start(vec![doubler().with_digest(Digest::of(b"second"))], Duration::from_secs(5));
-    eventually("the end is committed", || world.is_done()).await;
-    world.append(0, NOW_MS, "k", r#"{"id":"k4","n":4}"#);
-    eventually("the new record is committed", || world.is_done()).await;
-    daemon.stop().await;
-    let epochs: Vec<i64> = world.written().values().map(|(_, at)| at % 10).collect();
-    assert_eq!(epochs, [1, 1, 1, 0]);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 //! Here are the assembly, the first loop and the last. `transforming` is the middle one, `parts` how it cuts a batch,
 //! `writing` a part's way to being durable, `shared` what all of them know.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt as _;
@@ -29,7 +30,7 @@ use super::tracker::Tracker;
 use super::transforming::Transforming;
 use super::write_clock::WriteClock;
 use super::{Assignment, Reader, SourceError};
-use crate::record::{Batch, TopicPartition};
+use crate::record::{Batch, Offset, TopicPartition};
 
 /// Batches whose rows are on their way to the sinks, per task: one at the door of the queue, those in it, and those that
 /// are waited for.
@@ -42,6 +43,7 @@ const _: () = assert!(WRITES_IN_FLIGHT_MAX == 8, "what the manual and the memory
 pub struct Task {
     line: Arc<Line>,
     reader: Box<dyn Reader>,
+    start: Offset,
     clock: WriteClock,
     shared: Arc<Shared>,
 }
@@ -96,12 +98,14 @@ impl Task {
             partitions_total,
             topic_id: assignment.topic_id,
             committer: assignment.committer,
+            found: assignment.metadata,
+            has_written: AtomicBool::new(false),
             stop,
             state: Mutex::new(State::new()),
             tracker: Mutex::new(Tracker::new(generation)),
         });
         shared.commit(start, clock.previous());
-        Ok(Self { line: Arc::clone(line), reader: assignment.reader, clock, shared })
+        Ok(Self { line: Arc::clone(line), reader: assignment.reader, start, clock, shared })
     }
 
     /// What the supervisor may read while the task runs.
@@ -118,9 +122,10 @@ impl Task {
         let (to_transform, batches) = mpsc::channel(1);
         let (to_await, writes) = mpsc::channel(WRITES_QUEUED_MAX);
         let stop = self.shared.stop.clone();
-        let transforming = Transforming { line: Arc::clone(&self.line), shared: self.shared, to_await };
+        let transforming = Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&self.shared), to_await };
         let transform = async { Ok(transforming.run(batches, self.clock).await?) };
         tokio::try_join!(read(self.line, self.reader, stop, to_transform), transform, acknowledge(writes))?;
+        self.shared.leave_as_found(self.start);
         Ok(())
     }
 }

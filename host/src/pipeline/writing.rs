@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -161,6 +162,7 @@ async fn accept(shared: &Shared, batches: Vec<(usize, SinkBatch)>) -> Vec<Accept
     for (output, batch) in batches {
         let origins = batch.rows.iter().map(|row| row.origin).collect();
         let began = Instant::now();
+        shared.has_written.store(true, Ordering::SeqCst);
         let answer = shared.line.outputs[output].sink.write(batch).await;
         shared.note_moved();
         accepted.push(Accepted { output, origins, began, answer });
