@@ -399,6 +399,10 @@ impl Context {
     }
 
     pub(super) fn main_queue_error(&self, error: &KafkaError) {
+        if matches!(error, KafkaError::PartitionEOF(_)) {
+            // Of a partition that came while we leave: nobody reads it.
+            return;
+        }
         self.stats.client_errors.bump();
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let last = self.voice.last().map(|last| last.text).unwrap_or_default();

@@ -137,8 +137,31 @@ mod tests {
     use super::*;
     use crate::config::{Format, KafkaOutput, OnLost, SourceSettings, Start};
     use crate::kafka::{KafkaSink, KafkaSource, SourceOptions};
-    use crate::pipeline::{BatchLimits, Position, Sink, Source, SourceEvent};
+    use crate::pipeline::{Assignment, BatchLimits, Position, Sink, Source, SourceEvent};
     use crate::record::{Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime};
+
+    impl EmbeddedBroker {
+        /// The only member of a group that reads a topic from its beginning, and what it was assigned.
+        pub(in crate::kafka) async fn member(
+            &self,
+            topic: &str,
+            options: SourceOptions,
+        ) -> (Arc<KafkaSource>, Vec<Assignment>, mpsc::Receiver<SourceEvent>) {
+            let settings = SourceSettings {
+                topics: vec![topic.to_owned()],
+                group: topic.to_owned(),
+                start: Start::Earliest,
+                on_lost: OnLost::Stop,
+                format: Format::Bytes,
+            };
+            let source = Arc::new(KafkaSource::new(&self.connection(), &settings, options));
+            let (events, mut received) = mpsc::channel(8);
+            source.open(events).await.expect("it opens");
+            let event = tokio::time::timeout(Duration::from_secs(30), received.recv()).await.expect("it joins");
+            let Some(SourceEvent::Assigned(assignments)) = event else { panic!("assigned first") };
+            (source, assignments, received)
+        }
+    }
 
     /// One row a number, keyed by it.
     fn rows(count: i64) -> SinkBatch {
@@ -178,18 +201,7 @@ mod tests {
         let written = sink.write(rows(100)).await.await;
         assert!(written.failures.is_empty());
 
-        let settings = SourceSettings {
-            topics: vec!["demo".to_owned()],
-            group: "demo".to_owned(),
-            start: Start::Earliest,
-            on_lost: OnLost::Stop,
-            format: Format::Bytes,
-        };
-        let source = Arc::new(KafkaSource::new(&broker.connection(), &settings, SourceOptions::default()));
-        let (events, mut received) = mpsc::channel(8);
-        source.open(events).await.expect("it opens");
-        let event = tokio::time::timeout(Duration::from_secs(30), received.recv()).await.expect("it joins");
-        let Some(SourceEvent::Assigned(mut assignments)) = event else { panic!("assigned first") };
+        let (source, mut assignments, _events) = broker.member("demo", SourceOptions::default()).await;
         let mut assignment = assignments.remove(0);
         assert_eq!((assignment.start, assignment.end_at_start, assignment.topic_id), (Offset(0), Offset(100), None));
         assignment.committer.commit(Position { next: Offset(0), metadata: "begun".to_owned() });

@@ -167,7 +167,7 @@ impl Inner {
                     assumed_bytes = MESSAGE_BYTES_DEFAULT,
                     "the broker does not tell how large the topic's records may be (it asks for the right \
                      DESCRIBE_CONFIGS on the topic): Kafka's default is assumed. Where it takes larger ones, the memory \
-                     that they need is not reckoned with, and `memory` may be passed"
+                     that they need is reckoned with only once one has come, and `memory` may be passed before"
                 );
             }
             told.unwrap_or(MESSAGE_BYTES_DEFAULT)
@@ -271,26 +271,18 @@ impl Drop for KafkaSource {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
     use super::super::embedded::EmbeddedBroker;
     use super::*;
-    use crate::config::{Format, OnLost, Start};
-    use crate::pipeline::Position;
+    use crate::pipeline::{BatchLimits, Position};
+
+    const LIMIT: Duration = Duration::from_secs(30);
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn leaving_ends_at_its_deadline_where_the_brokers_are_gone() {
         let broker = EmbeddedBroker::start(&[("gone", 1)]).expect("it starts");
-        let settings = SourceSettings {
-            topics: vec!["gone".to_owned()],
-            group: "gone".to_owned(),
-            start: Start::Earliest,
-            on_lost: OnLost::Stop,
-            format: Format::Bytes,
-        };
-        let source = Arc::new(KafkaSource::new(&broker.connection(), &settings, SourceOptions::default()));
-        let (events, mut received) = mpsc::channel(8);
-        source.open(events).await.expect("it opens");
-        let event = tokio::time::timeout(Duration::from_secs(30), received.recv()).await.expect("it joins");
-        let Some(SourceEvent::Assigned(mut assignments)) = event else { panic!("assigned first") };
+        let (source, mut assignments, _events) = broker.member("gone", SourceOptions::default()).await;
         let assignment = assignments.remove(0);
         drop(broker);
         assignment.committer.commit(Position { next: Offset(0), metadata: "never accepted".to_owned() });
@@ -299,5 +291,42 @@ mod tests {
         let both = futures::future::join(source.close(deadline), source.close(deadline));
         let both = tokio::time::timeout(Duration::from_secs(20), both).await;
         assert_eq!(both, Ok((false, false)), "neither waits longer, and neither says that all is committed");
+    }
+
+    fn send(broker: &EmbeddedBroker, partition: i32, bytes: usize) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", broker.bootstrap_servers()).set("message.max.bytes", "5000000");
+        let producer: BaseProducer = config.create().expect("a producer");
+        let value = vec![b'x'; bytes];
+        let record = BaseRecord::<str, [u8]>::to("large").partition(partition).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("there is room");
+        producer.flush(LIMIT).expect("it is delivered");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_larger_than_was_told_makes_partitions_take_turns_and_all_are_read() {
+        let broker = EmbeddedBroker::start(&[("large", 4)]).expect("it starts");
+        let options = SourceOptions { memory_bytes: 16 << 20, ..SourceOptions::default() };
+        let (source, mut assignments, _events) = broker.member("large", options).await;
+        let fetching_max = || lock(&source.inner.member).as_ref().map(|member| member.context.budget.fetching_max());
+        assert_eq!(fetching_max(), Some(None), "as the broker tells of its records");
+        for (round, bytes) in [(0, 3 << 20), (1, 10)] {
+            for assignment in &mut assignments {
+                let partition = assignment.partition.partition;
+                send(&broker, partition, if partition == 0 { bytes } else { 10 });
+            }
+            let reads = assignments.iter_mut().map(|assignment| async move {
+                if round == 0 {
+                    assignment.begin_as_it_stands();
+                }
+                let limits = BatchLimits { records: 1, bytes: 1 << 20, linger: Duration::ZERO };
+                let read = tokio::time::timeout(LIMIT, assignment.reader.next_batch(limits)).await;
+                let batch = read.expect("a record comes").expect("it can be read");
+                assert_eq!(batch.offsets, [round]);
+                assignment.committer.commit(Position { next: Offset(round + 1), metadata: String::new() });
+            });
+            futures::future::join_all(reads).await;
+            assert_eq!(fetching_max(), Some(Some(1)), "one at a time from then on");
+        }
     }
 }

@@ -13,6 +13,7 @@
 
 mod dead_letters;
 mod gate;
+mod group;
 mod log;
 mod sink;
 mod source;
@@ -20,9 +21,10 @@ mod table;
 mod transform;
 
 pub use dead_letters::MemoryDeadLetters;
+pub use group::MemoryGroup;
 pub use log::{MemoryLog, MemoryRecord};
 pub use sink::{MemorySink, StoredRecord};
-pub use source::{MemoryGroup, MemorySource};
+pub use source::MemorySource;
 pub use table::{MemoryTable, OwnedCell, OwnedValue, TableRow, TableWrite};
 pub use transform::{MemoryTransform, RecordView, Step};
 
