@@ -4,11 +4,12 @@
 //! by partition, in offset order; delivery reports. The client is librdkafka; no other room names it.
 //!
 //! - [`KafkaSource`]: membership in a group. `source` opens and closes, `membership` is the one thread that polls,
-//!   `consumer` answers rebalances on it, `commits` sends positions, `keeper` looks at ends and topics beside it, `start` decides where a partition begins and whether records were lost, `slot` is one assigned
-//!   partition (its queue, and the positions to commit), `reader` makes batches of it.
+//!   `consumer` answers rebalances on it, `commits` sends positions, `keeper` looks at ends and topics beside
+//!   it, `start` decides where a partition begins and whether records were lost, `slot` is one assigned partition (its
+//!   queue, and the positions to commit), `reader` makes batches of it.
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
-//! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order, waits for delivery reports and tries
-//!   again without end.
+//! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order and tries again without end, `delivery`
+//!   notes what became of them.
 //! - [`EmbeddedBroker`] for the demo, [`check()`] for `pelton check --online`, [`admin`] for topics.
 //! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
 //!
@@ -21,6 +22,7 @@ mod client;
 mod commits;
 mod consumer;
 mod dead_letters;
+mod delivery;
 mod embedded;
 mod governor;
 mod keeper;

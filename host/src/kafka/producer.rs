@@ -10,21 +10,17 @@
 //! comes back undelivered is not sent again. What the client has it keeps in its order and will not part with; its room
 //! (16 MiB at most, over all) comes back when the client has decided.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::statistics::Statistics;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::client::{self, ClientVoice};
+use super::delivery::{Callbacks, Failed, Status, Tally, Ticket};
 use super::slot::lock;
 use super::stats::SinkStats;
 
@@ -34,11 +30,6 @@ const IN_FLIGHT_BYTES: usize = 16 << 20;
 const PERMIT_BYTES: usize = 1024;
 /// Waits between tries rise from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// After this without any delivery the operator is told.
-const STALLED: Duration = Duration::from_secs(10);
-
-/// Deliveries between two looks at the time.
-const DELIVERIES_A_LOOK: usize = 64;
 
 /// Rows to write, kept until all are decided.
 pub(super) trait Rows: Send + Sync + 'static {
@@ -131,139 +122,6 @@ impl TopicWriter {
     /// Why nothing gets through, if so.
     pub(super) fn blocked(&self) -> Option<String> {
         self.status.blocked()
-    }
-}
-
-/// What the task says to whoever asks from outside.
-struct Status {
-    brokers: String,
-    topic: String,
-    voice: ClientVoice,
-    reason: Mutex<Option<String>>,
-    began: Instant,
-    under_way: AtomicI64,
-    /// Milliseconds after `began` of the last delivery, or of the first row after a time without any.
-    progress_ms: AtomicI64,
-    has_error: AtomicBool,
-}
-
-impl Status {
-    fn new(brokers: &str, topic: &str) -> Self {
-        Self {
-            brokers: brokers.to_owned(),
-            topic: topic.to_owned(),
-            voice: ClientVoice::default(),
-            reason: Mutex::new(None),
-            began: Instant::now(),
-            under_way: AtomicI64::new(0),
-            progress_ms: AtomicI64::new(0),
-            has_error: AtomicBool::new(false),
-        }
-    }
-
-    fn now_ms(&self) -> i64 {
-        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
-    }
-
-    fn sent(&self) {
-        if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
-        }
-    }
-
-    fn delivered(&self) {
-        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
-        if self.has_error.swap(false, Ordering::Relaxed) {
-            self.voice.forget();
-        }
-    }
-
-    fn blocked(&self) -> Option<String> {
-        if let Some(reason) = lock(&self.reason).clone() {
-            return Some(reason);
-        }
-        let waited_ms = self.now_ms() - self.progress_ms.load(Ordering::Relaxed);
-        let stalled = self.under_way.load(Ordering::Relaxed) > 0 && waited_ms > STALLED.as_millis() as i64;
-        let last = self.voice.last();
-        let refused = last.as_ref().is_some_and(|last| last.is_authorisation);
-        if !stalled && !refused {
-            return None;
-        }
-        let last = last.map(|last| format!(" ({})", last.text)).unwrap_or_default();
-        Some(format!(
-            "Kafka at {} does not take records of {} since {} s{last}",
-            self.brokers,
-            self.topic,
-            waited_ms / 1000
-        ))
-    }
-}
-
-/// The client's callbacks.
-struct Callbacks {
-    status: Arc<Status>,
-}
-
-/// Travels with a record through the client.
-struct Ticket {
-    tally: Arc<Mutex<Tally>>,
-    wake: Arc<Notify>,
-    row: usize,
-    is_alone: bool,
-}
-
-/// What is not decided yet of one job.
-#[derive(Default)]
-struct Tally {
-    under_way: usize,
-    delivered: u64,
-    failed: Vec<Failed>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Failed {
-    row: usize,
-    code: RDKafkaErrorCode,
-    /// No other record was in its batch: what the broker said was about it.
-    is_alone: bool,
-}
-
-impl ClientContext for Callbacks {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client::forward_log(level, facility, message);
-    }
-
-    fn stats(&self, _statistics: Statistics) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.status.has_error.store(true, Ordering::Relaxed);
-        self.status.voice.error(error, reason);
-    }
-}
-
-impl ProducerContext for Callbacks {
-    type DeliveryOpaque = Box<Ticket>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        self.status.under_way.fetch_sub(1, Ordering::Relaxed);
-        let mut tally = lock(&ticket.tally);
-        match result {
-            Ok(_) => {
-                // Now and then, and at the end: nobody waits for less than many deliveries, and each look at the time costs.
-                if tally.under_way % DELIVERIES_A_LOOK == 1 {
-                    self.status.delivered();
-                }
-                tally.delivered += 1;
-            }
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                tally.failed.push(Failed { row: ticket.row, code, is_alone: ticket.is_alone });
-            }
-        }
-        tally.under_way -= 1;
-        if tally.under_way == 0 {
-            ticket.wake.notify_one();
-        }
     }
 }
 
@@ -380,7 +238,7 @@ impl Writer {
         };
         self.status.sent();
         producer.send(record).map_err(|(error, _)| {
-            self.status.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.status.taken_back();
             error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
         })
     }
@@ -536,6 +394,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use tokio::time::Instant;
 
     use super::*;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rdkafka::consumer::BaseConsumer;
 use scylla::statement::prepared::PreparedStatement;
+use tempfile::TempDir;
 
 use crate::cassandra_support::{Keyspace, Proxy, address, with_keyspace};
 use crate::kafka_support::Topic;
@@ -47,6 +48,40 @@ fn produce(topic: &str, count: i64, keys: i64) {
         producing.send(partition_of(key), &key_text, &order(&key_text, number, timestamp_ms), timestamp_ms);
     }
     producing.finish();
+}
+
+/// A topic of orders, one for dead letters, a table, and a project that takes the one to the other.
+struct Scene {
+    topic: Topic,
+    letters: Topic,
+    live: String,
+    cassandra: String,
+    drain: &'static str,
+    dir: TempDir,
+}
+
+impl Scene {
+    async fn new(about: &str, keyspace: &Keyspace, cassandra: &str, drain: &'static str) -> Self {
+        let topic = Topic::new(about, PARTITIONS).await;
+        let letters = Topic::new(&format!("{about}-dlq"), 1).await;
+        let live = table(keyspace, "live").await;
+        let dir = wired(&topic, &topic.name, &live, &letters, cassandra, drain);
+        Self { topic, letters, live, cassandra: cassandra.to_owned(), drain, dir }
+    }
+
+    /// The same topic under another group into another table.
+    fn again(&self, group: &str, table: &str) -> TempDir {
+        wired(&self.topic, group, table, &self.letters, &self.cassandra, self.drain)
+    }
+
+    async fn end(self) {
+        self.topic.delete().await;
+        self.letters.delete().await;
+    }
+}
+
+fn wired(topic: &Topic, group: &str, table: &str, letters: &Topic, cassandra: &str, drain: &str) -> TempDir {
+    project(&Wiring { topic: &topic.name, group, table, dead_letters: &letters.name, cassandra, drain })
 }
 
 async fn table(keyspace: &Keyspace, name: &str) -> String {
@@ -136,19 +171,8 @@ async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> 
 async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
     with_keyspace(|keyspace| async move {
         let count: i64 = std::env::var("PELTON_LINE_RECORDS").ok().map_or(1_000_000, |n| n.parse().expect("a number"));
-        let topic = Topic::new("million", PARTITIONS).await;
-        let letters = Topic::new("million-dlq", 1).await;
-        let live = table(&keyspace, "live").await;
-        let cassandra = address();
-        let wiring = Wiring {
-            topic: &topic.name,
-            group: &topic.name,
-            table: &live,
-            dead_letters: &letters.name,
-            cassandra: &cassandra,
-            drain: "20 s",
-        };
-        let dir = project(&wiring);
+        let scene = Scene::new("million", &keyspace, &address(), "20 s").await;
+        let (topic, live, dir) = (&scene.topic, &scene.live, &scene.dir);
         let producer = {
             let topic = topic.name.clone();
             tokio::task::spawn_blocking(move || produce(&topic, count, count / 25))
@@ -157,7 +181,7 @@ async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
         // Killed five times, each time after rows of records were seen that were not committed, by this daemon's own
         // work: it had committed something before. A commit may come between the look and the kill, so it is looked
         // again; then that kill does not count.
-        let lookout = Lookout::new(&keyspace, &live, &topic.name, count, count / 25).await;
+        let lookout = Lookout::new(&keyspace, live, &topic.name, count, count / 25).await;
         let (mut kills, mut wasted) = (0, 0);
         while kills < 5 {
             let before: i64 = lookout.committed().await.iter().sum();
@@ -185,9 +209,9 @@ async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
             tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
         };
         assert_eq!(wanted.len() as i64, count / 25, "every key was updated 25 times");
-        assert_same(&stored(&keyspace, &live).await, &wanted);
+        assert_same(&stored(&keyspace, live).await, &wanted);
         let dead = {
-            let letters = letters.name.clone();
+            let letters = scene.letters.name.clone();
             tokio::task::spawn_blocking(move || positions("none", &letters, 1)).await.unwrap()
         };
         assert_eq!(dead[0].1, 0, "nothing went to the dead letters");
@@ -195,17 +219,16 @@ async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
         // Again, from the beginning, under a new group, into an empty copy.
         let copy = table(&keyspace, "copy").await;
         let group = format!("{}-again", topic.name);
-        let dir = project(&Wiring { group: &group, table: &copy, ..wiring });
+        let dir = scene.again(&group, &copy);
         let mut daemon = Daemon::start(dir.path(), "again");
         until_committed(&group, &topic.name, PARTITIONS, &mut [&mut daemon]).await;
         assert!(daemon.terminate().success());
         assert_same(&stored(&keyspace, &copy).await, &wanted);
         for key in wanted.keys().step_by(wanted.len() / 100) {
-            let (first, second) = (ttl_of(&keyspace, &live, key).await, ttl_of(&keyspace, &copy, key).await);
+            let (first, second) = (ttl_of(&keyspace, live, key).await, ttl_of(&keyspace, &copy, key).await);
             assert!((first - second).abs() <= 2, "{key} lives as long in the copy: {first} s and {second} s");
         }
-        topic.delete().await;
-        letters.delete().await;
+        scene.end().await;
     })
     .await;
 }
@@ -213,19 +236,8 @@ async fn a_million_records_with_five_kills_and_read_again_from_the_beginning() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
-        let topic = Topic::new("shared", PARTITIONS).await;
-        let letters = Topic::new("shared-dlq", 1).await;
-        let live = table(&keyspace, "live").await;
-        let cassandra = address();
-        let wiring = Wiring {
-            topic: &topic.name,
-            group: &topic.name,
-            table: &live,
-            dead_letters: &letters.name,
-            cassandra: &cassandra,
-            drain: "20 s",
-        };
-        let dir = project(&wiring);
+        let scene = Scene::new("shared", &keyspace, &address(), "20 s").await;
+        let (topic, live, dir) = (&scene.topic, &scene.live, &scene.dir);
         let producer = {
             let topic = topic.name.clone();
             tokio::task::spawn_blocking(move || produce(&topic, 120_000, 4_000))
@@ -243,9 +255,8 @@ async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
             let topic = topic.name.clone();
             tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
         };
-        assert_same(&stored(&keyspace, &live).await, &wanted);
-        topic.delete().await;
-        letters.delete().await;
+        assert_same(&stored(&keyspace, live).await, &wanted);
+        scene.end().await;
     })
     .await;
 }
@@ -253,19 +264,9 @@ async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
-        let topic = Topic::new("away", PARTITIONS).await;
-        let letters = Topic::new("away-dlq", 1).await;
-        let live = table(&keyspace, "live").await;
         let proxy = Proxy::start().await;
-        let wiring = Wiring {
-            topic: &topic.name,
-            group: &topic.name,
-            table: &live,
-            dead_letters: &letters.name,
-            cassandra: &proxy.address,
-            drain: "2 s",
-        };
-        let dir = project(&wiring);
+        let scene = Scene::new("away", &keyspace, &proxy.address, "2 s").await;
+        let (topic, live, dir) = (&scene.topic, &scene.live, &scene.dir);
         let send = || {
             let topic = topic.name.clone();
             async move { tokio::task::spawn_blocking(move || produce(&topic, 30_000, 2_000)).await.expect("the producer") }
@@ -299,9 +300,8 @@ async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing
             let topic = topic.name.clone();
             tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()
         };
-        assert_same(&stored(&keyspace, &live).await, &wanted);
-        topic.delete().await;
-        letters.delete().await;
+        assert_same(&stored(&keyspace, live).await, &wanted);
+        scene.end().await;
     })
     .await;
 }
@@ -309,19 +309,9 @@ async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_says_so() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
-        let topic = Topic::new("twice", PARTITIONS).await;
-        let letters = Topic::new("twice-dlq", 1).await;
-        let live = table(&keyspace, "live").await;
         let proxy = Proxy::start().await;
-        let wiring = Wiring {
-            topic: &topic.name,
-            group: &topic.name,
-            table: &live,
-            dead_letters: &letters.name,
-            cassandra: &proxy.address,
-            drain: "10 min",
-        };
-        let dir = project(&wiring);
+        let scene = Scene::new("twice", &keyspace, &proxy.address, "10 min").await;
+        let (topic, dir) = (&scene.topic, &scene.dir);
         produce_beside(&topic.name, 5_000).await;
         let mut daemon = Daemon::start(dir.path(), "twice");
         until("something is committed", || async { committed_in_all(&topic.name).await > 0 }).await;
@@ -340,8 +330,7 @@ async fn a_second_signal_ends_at_once_and_says_so() {
         .await;
         assert_eq!(daemon.ended().and_then(|status| status.code()), Some(4), "{}", daemon.log());
         assert!(daemon.log().contains("ended at once"), "{}", daemon.log());
-        topic.delete().await;
-        letters.delete().await;
+        scene.end().await;
     })
     .await;
 }

@@ -1,0 +1,162 @@
+//! What becomes of records that the client was given.
+//!
+//! In: delivery reports and errors, on the client's own threads. Out: a tally for each job, and why nothing gets through,
+//! for whoever asks from outside. Never sends, and never decides what is to be sent again.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::statistics::Statistics;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::client::{self, ClientVoice};
+use super::slot::lock;
+
+/// After this without any delivery the operator is told.
+const STALLED: Duration = Duration::from_secs(10);
+/// Deliveries between two looks at the time.
+const DELIVERIES_A_LOOK: usize = 64;
+
+/// What the task says to whoever asks from outside.
+pub(super) struct Status {
+    pub(super) brokers: String,
+    topic: String,
+    pub(super) voice: ClientVoice,
+    pub(super) reason: Mutex<Option<String>>,
+    began: Instant,
+    under_way: AtomicI64,
+    /// Milliseconds after `began` of the last delivery, or of the first row after a time without any.
+    progress_ms: AtomicI64,
+    has_error: AtomicBool,
+}
+
+impl Status {
+    pub(super) fn new(brokers: &str, topic: &str) -> Self {
+        Self {
+            brokers: brokers.to_owned(),
+            topic: topic.to_owned(),
+            voice: ClientVoice::default(),
+            reason: Mutex::new(None),
+            began: Instant::now(),
+            under_way: AtomicI64::new(0),
+            progress_ms: AtomicI64::new(0),
+            has_error: AtomicBool::new(false),
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn sent(&self) {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// One of those that were sent was not taken by the client.
+    pub(super) fn taken_back(&self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn delivered(&self) {
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+        if self.has_error.swap(false, Ordering::Relaxed) {
+            self.voice.forget();
+        }
+    }
+
+    pub(super) fn blocked(&self) -> Option<String> {
+        if let Some(reason) = lock(&self.reason).clone() {
+            return Some(reason);
+        }
+        let waited_ms = self.now_ms() - self.progress_ms.load(Ordering::Relaxed);
+        let stalled = self.under_way.load(Ordering::Relaxed) > 0 && waited_ms > STALLED.as_millis() as i64;
+        let last = self.voice.last();
+        let refused = last.as_ref().is_some_and(|last| last.is_authorisation);
+        if !stalled && !refused {
+            return None;
+        }
+        let last = last.map(|last| format!(" ({})", last.text)).unwrap_or_default();
+        Some(format!(
+            "Kafka at {} does not take records of {} since {} s{last}",
+            self.brokers,
+            self.topic,
+            waited_ms / 1000
+        ))
+    }
+}
+
+/// The client's callbacks.
+pub(super) struct Callbacks {
+    pub(super) status: Arc<Status>,
+}
+
+/// Travels with a record through the client.
+pub(super) struct Ticket {
+    pub(super) tally: Arc<Mutex<Tally>>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) row: usize,
+    pub(super) is_alone: bool,
+}
+
+/// What is not decided yet of one job.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) under_way: usize,
+    pub(super) delivered: u64,
+    pub(super) failed: Vec<Failed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    pub(super) row: usize,
+    pub(super) code: RDKafkaErrorCode,
+    /// No other record was in its batch: what the broker said was about it.
+    pub(super) is_alone: bool,
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::forward_log(level, facility, message);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.status.has_error.store(true, Ordering::Relaxed);
+        self.status.voice.error(error, reason);
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        self.status.under_way.fetch_sub(1, Ordering::Relaxed);
+        let mut tally = lock(&ticket.tally);
+        match result {
+            Ok(_) => {
+                // Now and then, and at the end: nobody waits for less than many deliveries, and each look at the time costs.
+                if tally.under_way % DELIVERIES_A_LOOK == 1 {
+                    self.status.delivered();
+                }
+                tally.delivered += 1;
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                tally.failed.push(Failed { row: ticket.row, code, is_alone: ticket.is_alone });
+            }
+        }
+        tally.under_way -= 1;
+        if tally.under_way == 0 {
+            ticket.wake.notify_one();
+        }
+    }
+}
