@@ -82,6 +82,29 @@ fn another_pipeline_may_stand_beside_the_demos_own() {
 }
 
 #[test]
+fn what_a_pipeline_beside_it_did_is_told_although_the_demos_own_is_well() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    keep(&shop);
+    // A plugin whose configuration lets no order pass: it was made for other orders.
+    let failing = "source: { kafka: { topics: [shop.orders] }, format: json }\nsteps: [{ plugin: shop-orders, config: \
+                   { vat_percent: 19, alert_above_eur: 5000, eur_per_unit: { XXX: 1 } }, grants: [log, metrics, clock] \
+                   }]\noutputs: { default: { kafka: { topic: shop.copy } }, alerts: { kafka: { topic: shop.other } } }\n\
+                   errors: { breaker: { percent: 1, records: 10, within: 60 s } }\n";
+    fs::write(shop.join("pipelines/failing.yaml"), failing).expect("the pipeline can be written");
+    let path = shop.to_str().expect("a plain path");
+    let output = demo(&[path, "--seconds", "1"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("Of the demo's own pipeline, everything is where it belongs"), "{text}");
+    assert!(text.contains("  failing         paused: "), "{text}");
+    for words in ["records failed", "events were not handled", &format!("{path}/pipelines/failing.yaml, then")] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    assert!(!text.contains("`vat_percent` in"), "it was kept before: {text}");
+}
+
+#[test]
 fn a_mismatch_is_exit_code_1_and_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let shop = dir.path().join("shop");
@@ -138,7 +161,7 @@ fn interrupted_at(words: &str) -> (Output, Value) {
 
 #[test]
 fn a_demo_that_was_stopped_before_its_first_event_claims_nothing() {
-    let (_, summary) = interrupted_at("the pipeline joins its group");
+    let (_, summary) = interrupted_at("pipeline orders joins its group");
     assert_eq!((&summary["events"], &summary["matches"]), (&Value::from(0), &Value::Null), "{summary:#}");
     assert_eq!(summary["not_compared_because"], "it was stopped before the first event");
 }

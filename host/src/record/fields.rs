@@ -23,6 +23,9 @@ pub enum FieldType {
 }
 
 impl FieldType {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Boolean, Self::S64, Self::F64, Self::Text, Self::Symbol, Self::Bytes, Self::Json];
+
     /// Its name in `wit/types.wit`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -6,16 +6,6 @@ use crate::plugin::bindings::types::{Failure, FailureKind, Output, Selection, Se
 use crate::plugin::check;
 use crate::record::{FieldType, HeaderIter, OutputField};
 
-const TYPES: [FieldType; 7] = [
-    FieldType::Boolean,
-    FieldType::S64,
-    FieldType::F64,
-    FieldType::Text,
-    FieldType::Symbol,
-    FieldType::Bytes,
-    FieldType::Json,
-];
-
 /// An answer that passes the checker can be read to its last cell, and keeps the rules of `wit/types.wit`.
 pub fn answers(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
@@ -23,7 +13,7 @@ pub fn answers(bytes: &[u8]) {
     let fields: Vec<OutputField> = (0..bytes.byte() % 4)
         .map(|at| OutputField {
             path: vec![format!("f{at}")],
-            field_type: TYPES[usize::from(bytes.byte()) % TYPES.len()],
+            field_type: FieldType::ALL[usize::from(bytes.byte()) % FieldType::ALL.len()],
         })
         .collect();
     let rows = match bytes.byte() % 3 {

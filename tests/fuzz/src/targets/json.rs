@@ -6,15 +6,6 @@ use crate::pipeline::decode::{Extractor, Scanner as _, SerdeScanner};
 use crate::record::{Batch, Field, FieldType, Offset, Policy, TopicPartition};
 
 const PATHS: [&[&str]; 7] = [&["a"], &["a", "b"], &["b", "c", "d"], &["n"], &["s"], &["é\"\\"], &[""]];
-const TYPES: [FieldType; 7] = [
-    FieldType::Boolean,
-    FieldType::S64,
-    FieldType::F64,
-    FieldType::Text,
-    FieldType::Symbol,
-    FieldType::Bytes,
-    FieldType::Json,
-];
 
 /// The scanner finds what `serde_json` finds when it reads the whole document, and each type holds what the document says.
 pub fn json(bytes: &[u8]) {
@@ -49,7 +40,7 @@ pub fn json(bytes: &[u8]) {
 
 /// Extracts one path as every type.
 fn typed(bytes: &[u8], path: &[String], policy: Policy, raw: Option<&str>) {
-    let fields: Vec<Field> = TYPES
+    let fields: Vec<Field> = FieldType::ALL
         .map(|field_type| Field { path: path.to_vec(), field_type, on_missing: policy, on_mismatch: policy })
         .to_vec();
     let mut batch = Batch::new(TopicPartition::new("t", 0));
