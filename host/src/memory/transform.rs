@@ -14,6 +14,9 @@ use crate::record::{
     Batch, Digest, FIELD_STATE_LEAVE, FIELD_STATE_NULL, FIELD_STATE_SET, FieldColumn, FieldType, SetColumn,
 };
 
+/// What each call says that it cost.
+const CALL_CPU_NS: u64 = 1_000;
+
 /// One record as a closure sees it.
 #[derive(Clone, Copy)]
 pub struct RecordView<'a> {
@@ -216,9 +219,10 @@ impl MemoryTransform {
                 message: asked(),
                 backtrace: self.with_words("memory::transform".into()),
                 logs: logs(),
+                cpu_ns: CALL_CPU_NS,
             }),
-            FaultKind::RetryBatch => Err(TransformError::Retry { message: asked(), logs: logs() }),
-            FaultKind::Busy => Err(TransformError::Busy { message: asked(), logs: logs() }),
+            FaultKind::RetryBatch => Err(TransformError::Retry { message: asked(), logs: logs(), cpu_ns: CALL_CPU_NS }),
+            FaultKind::Busy => Err(TransformError::Busy { message: asked(), logs: logs(), cpu_ns: CALL_CPU_NS }),
             FaultKind::RetryRecord(delay) => {
                 Ok(Some(Step::Fail(FailureKind::Retry(delay), "asked_to_retry".into(), "asked to".into())))
             }
@@ -310,7 +314,7 @@ impl<'a> Output<'a> {
     fn finish(mut self) -> TransformOutput {
         let fields = self.subscription.set_fields.iter().zip(&self.cells);
         self.output.set_fields = fields.map(|(field, cells)| set_column(field.field_type, cells)).collect();
-        self.output.usage = Usage { cpu_ns: 1000, memory_bytes: 1 << 16 };
+        self.output.usage = Usage { cpu_ns: CALL_CPU_NS, memory_bytes: 1 << 16 };
         self.output
     }
 }

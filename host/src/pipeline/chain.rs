@@ -65,6 +65,8 @@ pub struct Lost {
     pub traps: Vec<(usize, TrapKind)>,
     /// What the plugins had logged in attempts of this run.
     pub lines: Vec<LostLine>,
+    /// CPU time of calls in this run of which nothing came, by step, nanoseconds: counted whatever becomes of it.
+    pub cpu_ns: Vec<(usize, u64)>,
 }
 
 /// A line of an attempt that failed.
@@ -182,8 +184,9 @@ impl Chain {
                 Ok(output)
             }
             Err((reason, cause)) => {
-                let ChainOutput { effects, mut lost, .. } = output;
+                let ChainOutput { effects, usage, mut lost, .. } = output;
                 lost.attempts += 1;
+                lost.cpu_ns.extend(usage.into_iter().map(|(step, usage)| (step, usage.cpu_ns)));
                 for (step, effects) in effects {
                     lost.note(step, lost.attempts, effects.logs);
                 }
@@ -247,12 +250,14 @@ impl Chain {
             _ => transform.apply(input),
         };
         if !run.is_cut
-            && let Err(TransformError::Trap { kind, logs, .. }) = &mut said
+            && let Err(TransformError::Trap { kind, logs, cpu_ns, .. }) = &mut said
         {
             output.lost.attempts += 1;
             output.lost.trap(at, *kind, std::mem::take(logs));
+            output.lost.cpu_ns.push((at, *cpu_ns));
             said = transform.apply_fresh(input);
         }
+        output.lost.cpu_ns.extend(said.as_ref().err().map(|error| (at, error.cpu_ns())));
         let attempt = output.lost.attempts + 1;
         match (said, cut) {
             (Ok(said), _) => Ok(Some(said)),
@@ -261,7 +266,7 @@ impl Chain {
                 output.lost.note(at, attempt, logs);
                 Err((HaltReason::Split { at: split_at }, format!("{}: {kind}: {message}", self.step_name(at))))
             }
-            (Err(TransformError::Trap { kind, message, backtrace, logs }), None) => {
+            (Err(TransformError::Trap { kind, message, backtrace, logs, .. }), None) => {
                 output.lost.traps.push((at, kind));
                 output.lost.note(at, attempt, logs);
                 let mut failure = RecordFailure::new(&self.stage_name(at), &kind.to_string(), &message);
@@ -271,12 +276,12 @@ impl Chain {
                 output.failures.entry(origins[0]).or_insert(failure);
                 Ok(None)
             }
-            (Err(TransformError::Retry { message, logs }), _) => {
+            (Err(TransformError::Retry { message, logs, .. }), _) => {
                 output.lost.note(at, attempt, logs);
                 let failure = RecordFailure::new(&self.stage_name(at), "plugin.retry", &message);
                 Err(self.again(at, origins[0], BATCH_RETRY, Some(failure), &message))
             }
-            (Err(TransformError::Busy { message, logs }), _) => {
+            (Err(TransformError::Busy { message, logs, .. }), _) => {
                 output.lost.note(at, attempt, logs);
                 Err(self.again(at, origins[0], BATCH_RETRY, None, &message))
             }
@@ -434,6 +439,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_call_costs_counts_although_nothing_comes_of_it() {
+        let first = Arc::new(MemoryTransform::identity());
+        let second = Arc::new(MemoryTransform::identity().trap_on(b"b", TrapKind::CpuLimit));
+        let halt = chain(&[&first, &second]).run(batch(&["a", "b"]), Run::default()).map(|_| ()).unwrap_err();
+        assert_eq!(halt.lost.cpu_ns, [(1, 1_000), (1, 1_000), (0, 1_000)], "two tries, and the step before them");
+        let again = Arc::new(MemoryTransform::identity().trap_times(b"b", TrapKind::Trap, 1));
+        let output = chain(&[&again]).run(batch(&["b"]), Run::default()).unwrap();
+        assert_eq!((output.lost.cpu_ns, output.usage[0].1.cpu_ns), (vec![(0, 1_000)], 1_000));
+    }
+
+    #[test]
     fn rows_of_one_record_are_never_cut_apart_and_nothing_of_a_halted_run_counts() {
         let fan_out = Arc::new(
             MemoryTransform::new("fan-out", Subscription::default(), |_| Step::All(vec![Step::Keep(vec![]); 3]))
@@ -481,7 +497,7 @@ mod tests {
                 return Ok(TransformOutput::default());
             }
             let (kind, message) = (TrapKind::Trap, "spoilt".to_owned());
-            Err(TransformError::Trap { kind, message, backtrace: String::new(), logs: Vec::new() })
+            Err(TransformError::Trap { kind, message, backtrace: String::new(), logs: Vec::new(), cpu_ns: 7 })
         }
 
         fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {

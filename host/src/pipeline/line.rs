@@ -116,10 +116,13 @@ impl Line {
         self.meters.chain(output, filtered, |step| self.chain.step_name(step));
     }
 
-    /// Counts traps, also of runs that came to nothing.
+    /// Counts traps and the CPU time of calls of which nothing came, also of runs that came to nothing.
     pub fn trapped(&self, lost: &Lost) {
         for (step, kind) in &lost.traps {
             self.meters.trapped(self.chain.step_name(*step), &kind.to_string());
+        }
+        for (step, cpu_ns) in &lost.cpu_ns {
+            self.meters.plugin_cpu(self.chain.step_name(*step), *cpu_ns);
         }
     }
 

@@ -114,8 +114,8 @@ impl Meters {
             }
         }
         for (step, usage) in &output.usage {
+            self.plugin_cpu(name(*step), usage.cpu_ns);
             let labels = [("pipeline", self.pipeline.as_str()), ("plugin", name(*step))];
-            self.telemetry.count_seconds(Metric::PluginCpuSeconds, &labels, Duration::from_nanos(usage.cpu_ns));
             self.telemetry.gauge(Metric::PluginMemory, &labels, usage.memory_bytes as f64);
         }
         for ((step, code), records) in &output.skipped {
@@ -130,6 +130,12 @@ impl Meters {
         let reason = self.codes.label(stage, code);
         self.telemetry.count(Metric::Skipped, &[("pipeline", &self.pipeline), ("reason", reason)], records);
         self.with_totals(|totals| totals.skipped += records);
+    }
+
+    /// A plugin was called.
+    pub fn plugin_cpu(&self, plugin: &str, cpu_ns: u64) {
+        let labels = [("pipeline", self.pipeline.as_str()), ("plugin", plugin)];
+        self.telemetry.count_seconds(Metric::PluginCpuSeconds, &labels, Duration::from_nanos(cpu_ns));
     }
 
     /// A plugin trapped.

@@ -395,6 +395,8 @@ pub enum TransformError {
         backtrace: String,
         /// Its last log lines.
         logs: Vec<LogLine>,
+        /// Thread CPU time of the call, nanoseconds.
+        cpu_ns: u64,
     },
     /// The plugin asks for the batch to be tried again.
     #[error("the plugin asks to try again: {message}")]
@@ -403,6 +405,8 @@ pub enum TransformError {
         message: String,
         /// Its last log lines.
         logs: Vec<LogLine>,
+        /// Thread CPU time of the call, nanoseconds.
+        cpu_ns: u64,
     },
     /// The wall deadline passed while the CPU budget did not: the machine is too busy. Never the record's fault.
     #[error("the machine was too busy: {message}")]
@@ -411,7 +415,18 @@ pub enum TransformError {
         message: String,
         /// The guest's last log lines.
         logs: Vec<LogLine>,
+        /// Thread CPU time of the call, nanoseconds.
+        cpu_ns: u64,
     },
+}
+
+impl TransformError {
+    /// What the call cost although nothing came of it: thread CPU time, nanoseconds.
+    #[must_use]
+    pub fn cpu_ns(&self) -> u64 {
+        let (Self::Trap { cpu_ns, .. } | Self::Retry { cpu_ns, .. } | Self::Busy { cpu_ns, .. }) = self;
+        *cpu_ns
+    }
 }
 
 /// Kinds of traps; the display is the code of the dead letter.

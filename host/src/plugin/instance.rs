@@ -52,6 +52,8 @@ pub(super) struct Instance {
     guest: Transform,
     /// Columns of subscribed headers, for reuse.
     headers: Vec<HeaderColumn>,
+    /// CPU time of its start, until its first batch is charged with it.
+    start_ns: u64,
 }
 
 /// How a call ended, where it did not return.
@@ -89,7 +91,8 @@ impl Instance {
         match guest.call_configure(&mut store, settings) {
             Ok(Ok(subscription)) => {
                 let said = store.data_mut().effects.take();
-                Ok((Self { store, guest, headers: Vec::new() }, subscription, said.logs))
+                let start_ns = store.data().budget.cpu_used_ns();
+                Ok((Self { store, guest, headers: Vec::new(), start_ns }, subscription, said.logs))
             }
             Ok(Err(message)) => Err(LoadError::Config { message: cut(message) }),
             Err(error) => Err(not_started(&mut store, &error)),
@@ -114,24 +117,24 @@ impl Instance {
         fill_headers(&mut self.headers, &subscription.headers, batch);
         begin(&mut self.store, cpu_of_call(&plan.limits, batch.len(), batch.bytes()), plan.limits.wall_per_batch);
         let answer = call(&self.guest, &mut self.store, &self.headers, subscription, input);
-        let cpu_ns = self.store.data().budget.cpu_used_ns();
+        let cpu_ns = self.store.data().budget.cpu_used_ns() + std::mem::take(&mut self.start_ns);
         self.store.data_mut().rows.end();
         let output = match answer {
             Ok(Ok(output)) => output,
             Ok(Err(types::Error::Retry(message))) => {
-                return Err(TransformError::Retry { message: cut(message), logs: self.last_lines() });
+                return Err(TransformError::Retry { message: cut(message), logs: self.last_lines(), cpu_ns });
             }
             Ok(Err(types::Error::Fatal(message))) => {
-                return Err(self.trap(TrapKind::Fatal, cut(message), String::new()));
+                return Err(self.trap(TrapKind::Fatal, cut(message), String::new(), cpu_ns));
             }
             Err(error) => {
                 return Err(match fault(&self.store, &error) {
-                    Fault::Busy(message) => TransformError::Busy { message, logs: self.last_lines() },
+                    Fault::Busy(message) => TransformError::Busy { message, logs: self.last_lines(), cpu_ns },
                     Fault::Trap { kind: kind @ TrapKind::CpuLimit, message, backtrace } => {
                         let rule = rule_of_call(&plan.limits, batch.len(), batch.bytes());
-                        self.trap(kind, format!("{message}: {rule}"), backtrace)
+                        self.trap(kind, format!("{message}: {rule}"), backtrace, cpu_ns)
                     }
-                    Fault::Trap { kind, message, backtrace } => self.trap(kind, message, backtrace),
+                    Fault::Trap { kind, message, backtrace } => self.trap(kind, message, backtrace, cpu_ns),
                 });
             }
         };
@@ -147,7 +150,7 @@ impl Instance {
                 Lie::TooLarge { .. } => TrapKind::OutputLimit,
                 Lie::Table(_) => TrapKind::InvalidOutput,
             };
-            self.trap(kind, lie.to_string(), String::new())
+            self.trap(kind, lie.to_string(), String::new(), cpu_ns)
         })?;
         let Checked { rows, data, set_fields, failures } = checked;
         let usage = Usage { cpu_ns, memory_bytes: self.memory_bytes() as u64 };
@@ -155,8 +158,8 @@ impl Instance {
         Ok(TransformOutput { rows, data, set_fields, failures, effects, usage })
     }
 
-    fn trap(&mut self, kind: TrapKind, message: String, backtrace: String) -> TransformError {
-        TransformError::Trap { kind, message, backtrace, logs: self.last_lines() }
+    fn trap(&mut self, kind: TrapKind, message: String, backtrace: String, cpu_ns: u64) -> TransformError {
+        TransformError::Trap { kind, message, backtrace, logs: self.last_lines(), cpu_ns }
     }
 
     fn last_lines(&mut self) -> Vec<LogLine> {

@@ -137,6 +137,7 @@ impl WasmTransform {
         let again = |reason: String| TransformError::Busy {
             message: format!("it cannot start again: {reason}"),
             logs: Vec::new(),
+            cpu_ns: 0,
         };
         let (instance, given, _) = Instance::start(&self.plan).map_err(|error| again(error.to_string()))?;
         match subscription::check(given) {

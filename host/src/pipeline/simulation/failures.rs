@@ -60,6 +60,7 @@ impl Transform for Stuck {
             message: "it used all of its time".into(),
             backtrace: String::new(),
             logs: Vec::new(),
+            cpu_ns: 1_000,
         })
     }
 

@@ -69,6 +69,7 @@ impl Transform for Doubler {
                     message: "unreachable".to_owned(),
                     backtrace: "0: doubler::unlucky".to_owned(),
                     logs: Vec::new(),
+                    cpu_ns: 0,
                 });
             }
             if n % 2 == 1 {
