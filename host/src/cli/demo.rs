@@ -5,17 +5,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Outcome, note, say, say_json};
 use crate::config::LogSettings;
-use crate::demo::{self, Directory, Options, Part, Progress, Reconciliation, Summary};
+use crate::demo::{self, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
 
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
 const RATE_FOREVER: u32 = 200;
 /// How often a plain line is written where there is no terminal.
 const PLAIN_LINE: Duration = Duration::from_secs(5);
+/// And how soon another where what is waited for changes.
+const NEWS_LINE: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 What it does: starts a Kafka-protocol broker inside this process, writes a shop's events to it (messy ones too),
@@ -26,8 +29,10 @@ letters, and compares: every id where it belongs, every row's final values right
   pelton demo shop            runs what is there now, with your changes, against new events
   pelton run shop             runs it against a real broker: PELTON_BROKERS=host:9092
 
-It knows the outcome as long as the plugin is the one it came with; the step's `config:` may be changed, and further
-pipelines may stand beside it. With another plugin it shows what the stores hold, and compares nothing.";
+It knows the outcome as long as the plugin is the one it came with; the step's `config:` may be changed. Of further
+pipelines beside it, it tells what they did. With another plugin it shows what the stores hold, and compares nothing.
+
+Exit code 1: the stores are not as they should be, or a pipeline stands still or has not handled every event.";
 
 /// Arguments of `pelton demo`.
 #[derive(Debug, clap::Args)]
@@ -56,7 +61,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Runs the demo; exit code 1 where the stores are not as they should be.
+/// Runs the demo; exit code 1 where the stores are not as they should be, or a pipeline failed.
 pub(super) fn run(args: Args) -> Outcome {
     let directory = match (args.dir, args.keep) {
         (Some(dir), _) => Directory::Existing(dir),
@@ -91,13 +96,14 @@ pub(super) fn run(args: Args) -> Outcome {
     } else {
         print(&summary, &options.directory);
     }
-    Ok(if summary.matches == Some(false) { Exit::Failed } else { Exit::Success })
+    let failed = summary.matches == Some(false) || summary.others.iter().any(Other::has_failed);
+    Ok(if failed { Exit::Failed } else { Exit::Success })
 }
 
 /// The live line.
 struct Live {
     bar: Option<ProgressBar>,
-    said: Option<(Duration, Option<String>)>,
+    said: Option<(Instant, Option<String>)>,
     length: Option<Duration>,
 }
 
@@ -121,10 +127,13 @@ impl Live {
         }
         let due = match &self.said {
             None => true,
-            Some((at, said)) => progress.elapsed >= *at + PLAIN_LINE || *said != progress.note,
+            Some((at, said)) => {
+                let is_news = *said != progress.note && (progress.events == 0 || at.elapsed() >= NEWS_LINE);
+                is_news || at.elapsed() >= PLAIN_LINE
+            }
         };
         if due {
-            self.said = Some((progress.elapsed, progress.note.clone()));
+            self.said = Some((Instant::now(), progress.note.clone()));
             note(text);
         }
     }
@@ -171,7 +180,7 @@ fn print(summary: &Summary, directory: &Directory) {
         }
     ));
     match &summary.reconciliation {
-        Some(result) => print_reconciliation(result),
+        Some(result) => print_reconciliation(result, !summary.others.is_empty()),
         None => {
             let why = summary.not_compared_because.as_deref().unwrap_or("nobody knows what should be there");
             say("");
@@ -188,10 +197,45 @@ fn print(summary: &Summary, directory: &Directory) {
             say(format_args!("Not compared with anything: {why}."));
         }
     }
-    closing_words(directory);
+    if !summary.others.is_empty() {
+        say("");
+        say("Pipelines beside it, counted and not compared with anything:");
+        summary.others.iter().flat_map(other_lines).for_each(say);
+    }
+    say("");
+    closing_words(summary, directory).iter().for_each(say);
 }
 
-fn print_reconciliation(result: &Reconciliation) {
+/// What a pipeline beside the demo's own did, and what to do where it failed.
+fn other_lines(other: &Other) -> Vec<String> {
+    let rows: u64 = other.rows.values().sum();
+    let dead: u64 = other.dead_letters.values().sum();
+    let mut lines = vec![format!(
+        "  {:<16}{}: {} records read, {} rows written, {} dropped, {} dead letters",
+        other.name,
+        other.state,
+        grouped(other.records),
+        grouped(rows),
+        grouped(other.filtered),
+        grouped(dead)
+    )];
+    let mut more = |text: String| lines.push(format!("{:18}{text}", ""));
+    if let Some(cause) = &other.cause {
+        more(cause.clone());
+    }
+    if other.events_behind > 0 {
+        more(format!("{} events were not handled", grouped(other.events_behind)));
+    }
+    if let Some(held_by) = &other.held_by {
+        more(held_by.clone());
+    }
+    for (code, count) in &other.dead_letters {
+        more(format!("{} dead letters {code}, in {}", grouped(*count), other.dead_letters_in));
+    }
+    lines
+}
+
+fn print_reconciliation(result: &Reconciliation, has_others: bool) {
     say("");
     say(format_args!("{:<30}{:>10}{:>10}   read back from", "", "expected", "found"));
     let row = |name: &str, part: &Part, store: &str| {
@@ -230,7 +274,11 @@ fn print_reconciliation(result: &Reconciliation) {
     }
     say("");
     if result.matches {
-        say("Everything is where it belongs, every value is right, and nothing else is there.");
+        say(if has_others {
+            "Of the demo's own pipeline, everything is where it belongs, every value is right, and nothing else is there."
+        } else {
+            "Everything is where it belongs, every value is right, and nothing else is there."
+        });
         return;
     }
     say(format_args!("{} differences:", grouped(result.differences_total)));
@@ -239,21 +287,45 @@ fn print_reconciliation(result: &Reconciliation) {
     }
 }
 
-fn closing_words(directory: &Directory) {
-    say("");
-    match directory {
+/// What somebody may want to do next, by what was just done.
+fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
+    let dir = match directory {
         Directory::Temporary => {
-            say("Next: `pelton demo --keep shop` leaves the project in shop/, for you to change and run again.");
+            let words = "Next: `pelton demo --keep shop` leaves the project in shop/, for you to change and run again.";
+            return vec![words.to_owned()];
         }
-        Directory::Keep(dir) | Directory::Existing(dir) => {
-            let dir = dir.display();
-            say(format_args!("The project is in {dir}/. Next:"));
-            say(format_args!("  change `vat_percent` in {dir}/pipelines/orders.yaml, then `pelton demo {dir}`"));
-            say(format_args!("  put a plugin of your own into {dir}/plugins/, name it in the pipeline, and the same"));
-            say(format_args!("  look into the table: sqlite3 {dir}/shop.db 'SELECT * FROM orders LIMIT 5'"));
-            say(format_args!("  with a real broker: PELTON_BROKERS=host:9092 pelton run {dir}"));
+        Directory::Keep(dir) | Directory::Existing(dir) => dir.display(),
+    };
+    let mut lines = Vec::new();
+    let mut next = |what: &str, how: String| lines.push(format!("  {what:<26}{how}"));
+    for other in summary.others.iter().filter(|other| other.has_failed()) {
+        next("mend a pipeline", format!("{dir}/pipelines/{}.yaml, then `pelton demo {dir}`", other.name));
+    }
+    for other in summary.others.iter().filter(|other| !other.dead_letters.is_empty()) {
+        if !other.dead_letters_in.starts_with("topic ") {
+            next("see why records failed", format!("head -n 3 {}", other.dead_letters_in));
         }
     }
+    if let Some(file) = &summary.tables_file {
+        let others: Vec<&String> = summary.others.iter().flat_map(|other| &other.tables).collect();
+        // An author wants to see what their own pipeline wrote.
+        let tables = if others.is_empty() { summary.seen.tables.keys().collect() } else { others };
+        for table in tables {
+            let file = file.display();
+            next("look into a table", format!("sqlite3 {file} 'SELECT * FROM {table} LIMIT 5'"));
+        }
+    }
+    if matches!(directory, Directory::Keep(_)) {
+        next("change a rule", format!("`vat_percent` in {dir}/pipelines/orders.yaml, then `pelton demo {dir}`"));
+        next("write a plugin", format!("cd {dir}, then `pelton plugin new hello`"));
+    }
+    next("use a real broker", format!("PELTON_BROKERS=host:9092 pelton run {dir}"));
+    let headline = match directory {
+        Directory::Keep(_) => format!("The project is in {dir}/, for you to change and run again. Next:"),
+        _ => "Next:".to_owned(),
+    };
+    lines.insert(0, headline);
+    lines
 }
 
 /// `12345` as `12,345`.

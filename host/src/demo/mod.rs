@@ -12,6 +12,7 @@
 //! ```
 
 mod events;
+mod pipelines;
 mod project;
 mod reconcile;
 mod rules;
@@ -19,6 +20,7 @@ mod run;
 mod stores;
 
 pub use events::{Event, Generator, ID_HEADER};
+pub use pipelines::Other;
 pub use project::{Directory, Known, PLUGIN, Role};
 pub use reconcile::{Columns, Expected, Found, Part, Reconciliation, reconcile};
 pub use rules::{Fate, Order, Rules};

@@ -1,6 +1,6 @@
 //! One demo from its start to its reckoning.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::events::{Event, Generator, ID_HEADER};
+use super::pipelines::{Other, Pipelines};
 use super::project::{self, Directory, Known, Role};
 use super::reconcile::{Expected, Found, Reconciliation, reconcile};
 use super::stores::{self, Tail, lock};
@@ -22,7 +23,6 @@ use crate::daemon::Daemon;
 use crate::kafka::{EmbeddedBroker, KafkaSink};
 use crate::pipeline::{Pending, Sink};
 use crate::record::{Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime, push_header};
-use crate::status::{PartitionStatus, PipelineState, StatusBoard};
 
 /// Partitions of the topic of events.
 const PARTITIONS: i32 = 4;
@@ -37,6 +37,8 @@ const LEAD_MAX: u64 = 4_000;
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the line may stand still at the end before what is missing counts as lost.
 const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
+/// And before somebody who watches is told that it does.
+const STANDSTILL_NOTED: Duration = Duration::from_secs(2);
 
 /// What a demo should be.
 #[derive(Debug, Clone)]
@@ -106,8 +108,12 @@ pub struct Summary {
     pub reconciliation: Option<Reconciliation>,
     /// Why there is none.
     pub not_compared_because: Option<String>,
+    /// What the pipelines beside the demo's own did.
+    pub others: Vec<Other>,
     /// The project, where it stays.
     pub directory: Option<PathBuf>,
+    /// The file of its embedded tables, where that stays.
+    pub tables_file: Option<PathBuf>,
 }
 
 /// Runs a demo. `stop` ends it early; it is reckoned all the same.
@@ -151,12 +157,13 @@ pub async fn run(
     for (topic, role) in roles.iter().filter(|(_, role)| **role != Role::Events) {
         tails.push(Tail::open(&connection, topic, *role, &seen, &clock).await?);
     }
-    let readers = ready.project.pipelines.iter().filter(|pipeline| pipeline.source.topics.contains(&known.topic));
-    let readers: BTreeSet<_> = readers.map(|pipeline| pipeline.name.clone()).collect();
+    let project = ready.project.clone();
     let daemon = Daemon::start(ready).await?;
+    let pipelines = Pipelines::new(&project, &known, daemon.board().clone());
     let run = format!("{:x}", clock.now_ms() / 1000);
-    let mut shop = Shop::open(&connection, (&known, readers), options, &run, daemon.board().clone(), &seen).await?;
+    let mut shop = Shop::open(&connection, &known, pipelines, options, &run, &seen).await?;
     let outcome = shop.trade(options.length, stop, &*clock, &mut tell).await;
+    let others = shop.pipelines.others(shop.produced);
     daemon.shut_down().await;
     for tail in tails {
         tail.close().await;
@@ -168,7 +175,9 @@ pub async fn run(
         Some(file) if !tables.is_empty() => stores::count_rows(file, &tables)?,
         _ => BTreeMap::new(),
     };
-    Ok(shop.summary(options.seed, &found, counts, kept))
+    let summary = shop.summary(options.seed, &found, counts);
+    let tables_file = file.filter(|_| kept.is_some());
+    Ok(Summary { others, directory: kept, tables_file, ..summary })
 }
 
 fn start_broker(roles: &BTreeMap<String, Role>) -> Result<EmbeddedBroker, DemoError> {
@@ -194,12 +203,10 @@ struct Shop {
     /// Why the expectation means nothing, if so.
     unknown: Option<String>,
     topic: String,
-    /// The pipelines that read it.
-    readers: BTreeSet<String>,
+    pipelines: Pipelines,
     table: Option<String>,
     sink: KafkaSink,
     under_way: FuturesUnordered<Pending>,
-    board: StatusBoard,
     seen: Arc<Mutex<stores::Seen>>,
     rate: u32,
     produced: u64,
@@ -211,10 +218,10 @@ struct Shop {
 impl Shop {
     async fn open(
         connection: &KafkaConnection,
-        (known, readers): (&Known, BTreeSet<String>),
+        known: &Known,
+        pipelines: Pipelines,
         options: &Options,
         run: &str,
-        board: StatusBoard,
         seen: &Arc<Mutex<stores::Seen>>,
     ) -> Result<Self, DemoError> {
         let output = KafkaOutput {
@@ -231,11 +238,10 @@ impl Shop {
             expected: Expected::default(),
             unknown,
             topic: known.topic.clone(),
-            readers,
+            pipelines,
             table: known.table.clone(),
             sink: KafkaSink::open(connection, &output).await?,
             under_way: FuturesUnordered::new(),
-            board,
             seen: Arc::clone(seen),
             rate: options.rate,
             produced: 0,
@@ -255,7 +261,7 @@ impl Shop {
         self.until_joined(stop, tell).await?;
         self.produce(length, stop, clock, tell).await?;
         self.until_handled(tell).await?;
-        self.until_read_back().await;
+        self.until_read_back(tell).await;
         match lock(&self.seen).failed.take() {
             Some(reason) => Err(DemoError::Stuck(format!("a topic cannot be read back: {reason}"))),
             None => Ok(()),
@@ -268,16 +274,18 @@ impl Shop {
         tell: &mut impl FnMut(&Progress),
     ) -> Result<(), DemoError> {
         let joined = async {
-            while self.partitions() < PARTITIONS as u64 {
-                self.check()?;
-                tell(&Progress { note: Some("the pipeline joins its group".into()), ..Progress::default() });
+            while let Some((name, _)) = self.pipelines.partitions().filter(|(_, has)| *has < PARTITIONS as u64) {
+                self.pipelines.check()?;
+                tell(&Progress { note: Some(format!("pipeline {name} joins its group")), ..Progress::default() });
                 sleep(PROGRESS).await;
             }
             Ok(())
         };
         tokio::select! {
             joined = timeout(JOIN_LIMIT, joined) => joined.unwrap_or_else(|_| {
-                Err(DemoError::Stuck(format!("the pipeline did not get its partitions within {JOIN_LIMIT:?}")))
+                let name = self.pipelines.partitions().map_or_else(String::new, |(name, _)| name);
+                let limit = JOIN_LIMIT.as_secs();
+                Err(DemoError::Stuck(format!("pipeline {name} did not get its partitions within {limit} s")))
             }),
             () = stop.cancelled() => Ok(()),
         }
@@ -303,7 +311,7 @@ impl Shop {
             // What back-pressure held back is not caught up on: a shop has no more customers for it.
             due = (due + last.elapsed().as_secs_f64() * f64::from(self.rate)).min(f64::from(self.rate) / 4.0 + 1.0);
             last = Instant::now();
-            let room = LEAD_MAX.saturating_sub(self.produced - self.handled());
+            let room = LEAD_MAX.saturating_sub(self.produced - self.pipelines.handled(self.produced));
             let count = (due as u64).min(room);
             due -= count as f64;
             if count > 0 {
@@ -312,8 +320,9 @@ impl Shop {
             self.collect()?;
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();
-                self.check()?;
-                let progress = self.progress(began.elapsed(), None);
+                self.pipelines.check()?;
+                let held_back = (room == 0).then(|| format!("waiting for {}", self.pipelines.waiting_for()));
+                let progress = self.progress(began.elapsed(), held_back);
                 tell(&progress);
             }
         }
@@ -340,26 +349,31 @@ impl Shop {
     }
 
     async fn until_handled(&mut self, tell: &mut impl FnMut(&Progress)) -> Result<(), DemoError> {
-        let (mut handled, mut moved) = (self.handled(), Instant::now());
+        let (mut handled, mut moved) = (self.pipelines.handled(self.produced), Instant::now());
         while handled < self.produced {
             sleep(TICK).await;
             self.collect()?;
-            self.check()?;
-            let now = self.handled();
+            self.pipelines.check()?;
+            let now = self.pipelines.handled(self.produced);
             if now > handled {
                 (handled, moved) = (now, Instant::now());
             } else if moved.elapsed() > STANDSTILL_LIMIT {
                 // The reckoning will name what is missing.
                 return Ok(());
             }
-            let progress = self.progress(self.traded, Some("the last events are on their way".into()));
+            let mut note = format!("the last events are on their way; waiting for {}", self.pipelines.waiting_for());
+            if moved.elapsed() > STANDSTILL_NOTED {
+                let limit = STANDSTILL_LIMIT.as_secs();
+                note.push_str(&format!("; nothing moves, and after {limit} s what is missing counts as lost"));
+            }
+            let progress = self.progress(self.traded, Some(note));
             tell(&progress);
         }
         Ok(())
     }
 
     /// Everything is durable; only the readers may be behind.
-    async fn until_read_back(&self) {
+    async fn until_read_back(&mut self, tell: &mut impl FnMut(&Progress)) {
         let (mut records, mut moved) = (0, Instant::now());
         loop {
             let now = {
@@ -377,47 +391,14 @@ impl Shop {
             if moved.elapsed() > silence {
                 return;
             }
+            let progress = self.progress(self.traded, Some("the stores are read back".into()));
+            tell(&progress);
             sleep(TICK).await;
         }
     }
 
-    /// Events that are durable or decided: what the pipeline that is furthest behind has committed.
-    fn handled(&self) -> u64 {
-        let committed = self.by_pipeline(|partition| partition.committed.unwrap_or(0).max(0) as u64);
-        committed.into_iter().min().unwrap_or(0).min(self.produced)
-    }
-
-    /// Partitions of the pipeline that has fewest.
-    fn partitions(&self) -> u64 {
-        self.by_pipeline(|_| 1).into_iter().min().unwrap_or(0)
-    }
-
-    /// A sum over the topic's partitions, for each pipeline that reads it.
-    fn by_pipeline(&self, of: impl Fn(&PartitionStatus) -> u64) -> Vec<u64> {
-        let status = self.board.read();
-        let readers = status.pipelines.iter().filter(|pipeline| self.readers.contains(&pipeline.name));
-        let sums = readers.map(|pipeline| {
-            pipeline.partitions.iter().filter(|partition| partition.topic == self.topic).map(&of).sum()
-        });
-        let sums: Vec<u64> = sums.collect();
-        // A pipeline that has not been heard of yet has done nothing.
-        if sums.len() < self.readers.len() { vec![0] } else { sums }
-    }
-
-    /// Whether the line can go on.
-    fn check(&self) -> Result<(), DemoError> {
-        let status = self.board.read();
-        for pipeline in &status.pipelines {
-            if matches!(pipeline.state, PipelineState::Stopped | PipelineState::Paused) {
-                let cause = pipeline.cause.as_deref().unwrap_or("no cause given");
-                return Err(DemoError::Stuck(format!("pipeline {} is {}: {cause}", pipeline.name, pipeline.state)));
-            }
-        }
-        Ok(())
-    }
-
     fn progress(&mut self, elapsed: Duration, note: Option<String>) -> Progress {
-        let handled = self.handled();
+        let handled = self.pipelines.handled(self.produced);
         self.history.push_back((Instant::now(), handled));
         while self.history.len() > 20 {
             self.history.pop_front();
@@ -425,9 +406,7 @@ impl Shop {
         let per_second = self.history.front().map_or(0.0, |(at, then)| {
             (handled.saturating_sub(*then)) as f64 / at.elapsed().as_secs_f64().max(f64::EPSILON)
         });
-        let status = self.board.read();
-        let blocked = status.pipelines.iter().flat_map(|pipeline| &pipeline.blocked).next();
-        let blocked = blocked.map(|blocked| format!("output {} is blocked: {}", blocked.output, blocked.cause));
+        let blocked = self.pipelines.blocked();
         let seen = lock(&self.seen);
         Progress {
             elapsed,
@@ -450,7 +429,7 @@ impl Shop {
         Ok(found)
     }
 
-    fn summary(&self, seed: u64, found: &Found, tables: BTreeMap<String, u64>, directory: Option<PathBuf>) -> Summary {
+    fn summary(&self, seed: u64, found: &Found, tables: BTreeMap<String, u64>) -> Summary {
         let latency = stores::percentiles(&lock(&self.seen).latencies_ms);
         let mut dead_letters = BTreeMap::new();
         for code in found.dead_letters.values().filter_map(|copies| copies.first()) {
@@ -475,7 +454,9 @@ impl Shop {
             seen,
             reconciliation,
             not_compared_because,
-            directory,
+            others: Vec::new(),
+            directory: None,
+            tables_file: None,
         }
     }
 }
