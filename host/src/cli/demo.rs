@@ -229,8 +229,11 @@ fn other_lines(other: &Other) -> Vec<String> {
     if let Some(held_by) = &other.held_by {
         more(held_by.clone());
     }
-    for (code, count) in &other.dead_letters {
-        more(format!("{} dead letters {code}, in {}", grouped(*count), other.dead_letters_in));
+    if !other.dead_letters.is_empty() {
+        let mut codes: Vec<_> = other.dead_letters.iter().collect();
+        codes.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
+        let codes: Vec<String> = codes.into_iter().map(|(code, count)| format!("{code} {}", grouped(*count))).collect();
+        more(format!("dead letters in {}: {}", other.dead_letters_in, codes.join(", ")));
     }
     lines
 }

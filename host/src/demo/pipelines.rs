@@ -73,7 +73,7 @@ impl Pipelines {
         let stores = project.pipelines.iter().map(|pipeline| {
             let dead_letters_in = match &pipeline.dead_letters {
                 DeadLetterSettings::Kafka { topic } => format!("topic {topic}"),
-                DeadLetterSettings::File { path, .. } => path.display().to_string(),
+                DeadLetterSettings::File { path } => path.strip_prefix(".").unwrap_or(path).display().to_string(),
             };
             let tables = pipeline.outputs.values().filter_map(|output| match output {
                 Output::Sqlite(table) => Some(table.table.clone()),
@@ -93,6 +93,13 @@ impl Pipelines {
     /// Events that are durable or decided, by the pipeline that is furthest behind.
     pub(super) fn handled(&self, produced: u64) -> u64 {
         self.slowest().map_or(0, |(_, handled)| handled).min(produced)
+    }
+
+    /// Events that the demo's own pipeline has handled.
+    pub(super) fn own_handled(&self) -> u64 {
+        let status = self.board.read();
+        let own = status.pipelines.iter().find(|pipeline| pipeline.name == self.own);
+        own.map_or(0, |own| self.sum(own, committed))
     }
 
     /// The pipeline that is furthest behind, and what holds it up, if anything does.
@@ -251,7 +258,7 @@ mod tests {
         let own = pipeline("orders", PipelineState::Running, &[50, 50, 0]);
         pipelines.board.publish(Phase::Running, vec![slow.clone(), own.clone()]);
         assert_eq!((pipelines.partitions(), pipelines.handled(100)), (Some(("copy".to_owned(), 2)), 12));
-        assert_eq!(pipelines.waiting_for(), "pipeline copy");
+        assert_eq!((pipelines.own_handled(), pipelines.waiting_for().as_str()), (100, "pipeline copy"));
         slow.partitions[1].held = Some(HeldRecord { offset: 2, again_in_ms: 40, cause: "not now".to_owned() });
         pipelines.board.publish(Phase::Running, vec![slow, own]);
         assert_eq!(pipelines.waiting_for(), "pipeline copy: record shop.orders/1/2 is tried again: not now");

@@ -37,7 +37,9 @@ const LEAD_MAX: u64 = 4_000;
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the line may stand still at the end before what is missing counts as lost.
 const STANDSTILL_LIMIT: Duration = Duration::from_secs(30);
-/// And before somebody who watches is told that it does.
+/// How long the pipelines beside the demo's own may take after it.
+const OTHERS_LIMIT: Duration = Duration::from_secs(10);
+/// How long nothing may move before somebody who watches is told that it does not.
 const STANDSTILL_NOTED: Duration = Duration::from_secs(2);
 
 /// What a demo should be.
@@ -350,6 +352,7 @@ impl Shop {
 
     async fn until_handled(&mut self, tell: &mut impl FnMut(&Progress)) -> Result<(), DemoError> {
         let (mut handled, mut moved) = (self.pipelines.handled(self.produced), Instant::now());
+        let mut own_done = None;
         while handled < self.produced {
             sleep(TICK).await;
             self.collect()?;
@@ -359,6 +362,12 @@ impl Shop {
                 (handled, moved) = (now, Instant::now());
             } else if moved.elapsed() > STANDSTILL_LIMIT {
                 // The reckoning will name what is missing.
+                return Ok(());
+            }
+            if self.pipelines.own_handled() >= self.produced
+                && own_done.get_or_insert_with(Instant::now).elapsed() > OTHERS_LIMIT
+            {
+                // What the others have left undone is told of.
                 return Ok(());
             }
             let mut note = format!("the last events are on their way; waiting for {}", self.pipelines.waiting_for());
