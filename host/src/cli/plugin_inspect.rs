@@ -45,6 +45,12 @@ fn as_text(inspection: &Inspection) -> Vec<String> {
     for import in &inspection.ungrantable {
         lines.push(format!("           {import}: Pelton has no such capability, the plugin will be refused"));
     }
+    if !inspection.shell.is_empty() {
+        let many = inspection.shell.len();
+        lines.push(format!(
+            "wasi       {many} interfaces, answered by an inert shell: no files, no environment, no clocks"
+        ));
+    }
     lines.push(format!("digest     {}", description.digest));
     lines.push(format!("size       {}", human_bytes(description.size as u64)));
     lines.extend(makers(&inspection.producers));

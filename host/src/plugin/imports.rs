@@ -51,10 +51,20 @@ impl fmt::Display for Refusal {
             write!(f, "\n  missing:  {}; to grant it, write `grants: [{all}]`", names(&missing))?;
         }
         for name in &self.unknown {
-            write!(f, "\n  unknown:  {name}; this host offers {} of {PACKAGE}", names(&Capability::ALL.into()))?;
+            write!(f, "\n  unknown:  {name}")?;
             if name.starts_with("wasi:http") {
                 write!(f, " (componentize-js: build with http and fetch-event disabled)")?;
             }
+            if name.starts_with("wasi:sockets") {
+                write!(f, " (componentize-py: build with --stub-wasi)")?;
+            }
+        }
+        if !self.unknown.is_empty() {
+            write!(
+                f,
+                "\n  this host offers {} of {PACKAGE}; build it without the rest",
+                names(&Capability::ALL.into())
+            )?;
         }
         for name in &self.versions {
             write!(f, "\n  version:  {name}; this host speaks {INTERFACE_VERSION}, build it anew against that")?;
@@ -156,6 +166,7 @@ mod tests {
             "pelton:plugin/gpu@0.1.0",
             "pelton:plugin/metrics@0.2.0",
             "wasi:http/types@0.2.10",
+            "wasi:sockets/tcp@0.2.9",
             "wasi:cli/environment@0.3.0",
             "env",
         ]);
@@ -165,10 +176,12 @@ mod tests {
           asks for: log, clock
           granted:  log, random
           missing:  clock; to grant it, write `grants: [log, clock, random]`
-          unknown:  pelton:plugin/gpu@0.1.0; this host offers log, metrics, config, clock, random of pelton:plugin
-          unknown:  wasi:http/types@0.2.10; this host offers log, metrics, config, clock, random of pelton:plugin (componentize-js: build with http and fetch-event disabled)
-          unknown:  wasi:cli/environment@0.3.0; this host offers log, metrics, config, clock, random of pelton:plugin
-          unknown:  env; this host offers log, metrics, config, clock, random of pelton:plugin
+          unknown:  pelton:plugin/gpu@0.1.0
+          unknown:  wasi:http/types@0.2.10 (componentize-js: build with http and fetch-event disabled)
+          unknown:  wasi:sockets/tcp@0.2.9 (componentize-py: build with --stub-wasi)
+          unknown:  wasi:cli/environment@0.3.0
+          unknown:  env
+          this host offers log, metrics, config, clock, random of pelton:plugin; build it without the rest
           version:  pelton:plugin/metrics@0.2.0; this host speaks 0.1.0, build it anew against that
         ");
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use wasmparser::{KnownCustom, Parser, Payload};
 
-use super::Capability;
-use super::artifact::{self, ArtifactError, Description};
+use super::artifact::{self, ArtifactError, Description, Interface};
+use super::{Capability, wasi};
 
 /// What a component is, for people.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -18,6 +18,8 @@ pub struct Inspection {
     pub description: Description,
     /// Imports that no grant covers, by their full names.
     pub ungrantable: Vec<String>,
+    /// Imports of WASI that an inert shell answers: nothing is gained by them, and nothing granted.
+    pub shell: Vec<String>,
     /// The languages and tools that made it, as they say.
     pub producers: Vec<Producer>,
 }
@@ -39,10 +41,12 @@ pub struct Producer {
 /// Where the bytes are no component.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, ArtifactError> {
     let description = artifact::describe(bytes)?;
-    let ungrantable = description.imports.iter().filter(|import| !is_grantable(import)).cloned().collect();
+    let others = description.imports.iter().filter(|import| !is_grantable(import)).cloned();
+    let (shell, ungrantable) =
+        others.partition(|import| Interface::parse(import).is_some_and(|interface| wasi::is_in_shell(&interface)));
     let producers = producers(bytes)
         .map_err(|error| ArtifactError::Malformed { offset: error.offset(), message: error.message().to_owned() })?;
-    Ok(Inspection { description, ungrantable, producers })
+    Ok(Inspection { description, ungrantable, shell, producers })
 }
 
 impl Inspection {
@@ -138,6 +142,7 @@ mod tests {
         assert_eq!(description.interface_version.as_deref(), Some("0.1.0"));
         assert_eq!(description.capabilities, [Capability::Log]);
         assert_eq!(inspection.grants(), "log");
+        assert!(inspection.shell.is_empty());
         assert_eq!(inspection.ungrantable, ["pelton:plugin/state@0.1.0", "outside"]);
         assert!(inspection.producers.iter().any(|producer| producer.name == "wit-component"));
     }

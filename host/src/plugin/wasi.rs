@@ -2,7 +2,7 @@
 //!
 //! In: a component that imports interfaces of `wasi:` 0.2. Out: functions that answer as an empty, sealed room would: no
 //! environment, no arguments, no directories, no terminals. Standard output and error become lines for the operator,
-//! hash seeds are constant. Whatever else is called (a file, a socket, a clock, secret randomness, `exit`) traps and says
+//! hash seeds are constant. Whatever else is called (a file, a clock, secret randomness, `exit`) traps and says
 //! its name. Nothing here is a capability: a plugin gains nothing by importing it. A component says by itself which types
 //! these functions have, and what it passes is read by those: a component whose types could make little of its memory
 //! into much of the host's is refused.
@@ -15,8 +15,8 @@ use super::artifact::Interface;
 use super::state::{Misuse, State};
 use crate::pipeline::LogLevel;
 
-/// Packages that the shell covers.
-const PACKAGES: [&str; 6] = ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
+/// Packages that the shell covers. No language's runtime needs `wasi:sockets` to start: who imports it is refused.
+const PACKAGES: [&str; 5] = ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random"];
 
 /// Bytes that a guest may write to a stream at once.
 const WRITE_BYTES_MAX: u64 = 64 << 10;
@@ -75,7 +75,7 @@ fn add_function(
         }),
         None => instance.func_new(function, move |_, _, _, _| {
             Err(wasmtime::Error::new(Misuse(format!(
-                "`{full}` was called: a plugin has no files, sockets, clocks or secrets but what it is granted"
+                "`{full}` was called: a plugin has no files, clocks or secrets but what it is granted"
             ))))
         }),
     }

@@ -25,7 +25,8 @@ guests! {
         it asks for more than it is granted
           asks for: nothing
           granted:  log, metrics, config, clock, random
-          unknown:  acme:hardware/gpu@1.0.0; this host offers log, metrics, config, clock, random of pelton:plugin
+          unknown:  acme:hardware/gpu@1.0.0
+          this host offers log, metrics, config, clock, random of pelton:plugin; build it without the rest
           version:  pelton:plugin/log@0.2.0; this host speaks 0.1.0, build it anew against that
         ");
     }
