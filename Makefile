@@ -28,6 +28,8 @@ lint: ## format check, clippy, documentation, and licences, sources and bans of 
 	@cargo fmt --all --check --manifest-path host/benches/plugins/Cargo.toml
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy --workspace --all-targets --quiet --manifest-path plugins/Cargo.toml -- -D warnings
+	@cargo clippy --workspace --all-targets --quiet --manifest-path host/benches/plugins/Cargo.toml -- -D warnings
+	@cargo clippy --quiet --manifest-path tests/fuzz/Cargo.toml -- -D warnings
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	@cargo deny --log-level error check licenses bans sources
 

@@ -13,6 +13,9 @@ pub use capability::Capability;
 use crate::pipeline::{Failure, OutRow};
 use crate::record::{OutputField, SetColumn};
 
+/// Rows, data, columns and failures of an answer.
+pub type Answer = (Vec<OutRow>, Vec<u8>, Vec<SetColumn>, Vec<Failure>);
+
 /// Checks an answer against a batch of `count` rows.
 pub fn check(
     output: bindings::types::Output,
@@ -20,7 +23,7 @@ pub fn check(
     routes: u32,
     set_fields: &[OutputField],
     output_bytes_max: usize,
-) -> Result<(Vec<OutRow>, Vec<u8>, Vec<SetColumn>, Vec<Failure>), String> {
+) -> Result<Answer, String> {
     let frame = check::Frame { count, routes, set_fields, output_bytes_max, record_bytes: &|row| row as usize * 100 };
     let checked = check::check(output, &frame).map_err(|lie| lie.to_string())?;
     Ok((checked.rows, checked.data, checked.set_fields, checked.failures))

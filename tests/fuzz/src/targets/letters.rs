@@ -8,10 +8,10 @@ use crate::record::{HeaderIter, Offset, TopicPartition, WriteTime, push_header};
 /// Packed headers, and letters as lines: what we write comes back, and what others wrote does not harm.
 pub fn letters(bytes: &[u8]) {
     headers(bytes);
-    if let Ok(line) = serde_json::from_slice::<DeadLetterLine>(bytes) {
-        if let Ok((_, _, headers)) = line.record() {
-            assert_eq!(HeaderIter::new(&headers).count(), line.headers.len());
-        }
+    if let Ok(line) = serde_json::from_slice::<DeadLetterLine>(bytes)
+        && let Ok((_, _, headers)) = line.record()
+    {
+        assert_eq!(HeaderIter::new(&headers).count(), line.headers.len());
     }
     if let Ok(pointer) = serde_json::from_slice::<SpillPointer>(bytes) {
         let text = serde_json::to_vec(&pointer).expect("texts and numbers always encode");
