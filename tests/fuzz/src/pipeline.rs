@@ -4,7 +4,7 @@
 pub mod checkpoint;
 #[path = "../../../host/src/pipeline/dead_letter_file.rs"]
 pub mod dead_letter_file;
-#[path = "../../../host/src/pipeline/decode.rs"]
+#[path = "../../../host/src/pipeline/decode/mod.rs"]
 pub mod decode;
 #[path = "../../../host/src/pipeline/json_patch.rs"]
 pub mod json_patch;
