@@ -22,6 +22,7 @@ use crate::pipeline::compute::Compute;
 use crate::pipeline::dead_letter_file::FileDeadLetters;
 use crate::pipeline::discard::DiscardSink;
 use crate::pipeline::encode::{Encoder, OutputEncoder};
+use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
@@ -129,6 +130,7 @@ impl Connector<'_> {
             digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
             configuration: pipeline.digest.short(),
             timestamp_floor: timestamp_floor(&pipeline.outputs),
+            excess: Excess::default(),
         };
         samplers.push(source_sampler(&pipeline.name, &source));
         Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })

@@ -12,6 +12,7 @@ use super::breaker::{Breaker, Tripped};
 use super::chain::{Chain, ChainOutput, Halt, Lost, LostLine, RecordFailure, Run};
 use super::compute::Compute;
 use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
+use super::excess::Excess;
 use super::gate::Gate;
 use super::masking::{mask_halt, mask_processed};
 use super::meters::Meters;
@@ -54,6 +55,8 @@ pub struct Line {
     pub configuration: String,
     /// No write time lies at or below this, microseconds.
     pub timestamp_floor: i64,
+    /// Room for rows that are larger than their records.
+    pub excess: Excess,
 }
 
 /// One output of a line.

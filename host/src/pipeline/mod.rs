@@ -12,6 +12,7 @@ pub mod dead_letter_file;
 pub mod decode;
 pub mod discard;
 pub mod encode;
+pub mod excess;
 pub mod gate;
 pub mod json_patch;
 pub mod line;

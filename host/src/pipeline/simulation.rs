@@ -15,6 +15,7 @@ use super::breaker::Breaker;
 use super::chain::Chain;
 use super::compute::Compute;
 use super::encode::{Encoder, OutputEncoder};
+use super::excess::Excess;
 use super::gate::Gate;
 use super::line::{Line, LineOutput};
 use super::meters::Meters;
@@ -121,6 +122,7 @@ impl World {
             digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
             configuration: Digest::of(b"").short(),
             timestamp_floor: 0,
+            excess: Excess::default(),
         };
         let source = Arc::new(self.group.source());
         let supervised = Supervised { line: Arc::new(line), source: Arc::clone(&source) as Arc<dyn super::Source> };

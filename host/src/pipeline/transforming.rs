@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::chain::{Halt, HaltReason, RecordFailure};
 use super::compute::Panicked;
+use super::excess::Room;
 use super::gate::PausedBy;
 use super::line::{Line, Processed, Stamped};
 use super::parts::{Part, Parts};
@@ -20,7 +21,7 @@ use super::task::Write;
 use super::write_clock::{Decision, WriteClock, write_time};
 use super::writing::Writing;
 use crate::config::Poison;
-use crate::record::{Batch, Offset};
+use crate::record::{Batch, Offset, SinkBatch};
 
 /// The middle loop.
 pub(super) struct Transforming {
@@ -202,9 +203,24 @@ impl Transforming {
                 self.line.log_lost(&failure.lines);
             }
         }
+        let Some(room) = self.room(stamped, &processed.sink_batches).await else { return Flow::Stop };
         let writing = Writing::begin(&self.shared, stamped, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
-        self.send(writing, stamped, part.rows.end == stamped.source.len()).await
+        self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
+    }
+
+    /// Room for rows that are larger than their records; none where the task is stopped. Others hold what is missing: a
+    /// wait that is meant.
+    async fn room(&self, stamped: &Stamped, batches: &[(usize, SinkBatch)]) -> Option<Room> {
+        let mut room = std::pin::pin!(self.line.excess.take(stamped.source.bytes(), batches));
+        loop {
+            tokio::select! {
+                biased;
+                room = &mut room => return Some(room),
+                () = self.shared.stop.cancelled() => return None,
+                () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => self.shared.note_moved(),
+            }
+        }
     }
 
     /// Counts a part.
@@ -232,10 +248,11 @@ impl Transforming {
         self.shared.commit_done();
     }
 
-    async fn send(&self, writing: Writing, stamped: &Arc<Stamped>, is_last: bool) -> Flow {
+    async fn send(&self, writing: Writing, room: Room, stamped: &Arc<Stamped>, is_last: bool) -> Flow {
         let (line, stamped) = (Arc::clone(&self.line), Arc::clone(stamped));
         let write: Write = Box::pin(async move {
             writing.end().await;
+            drop(room);
             if is_last {
                 line.meters.batch_done(stamped.read_at.elapsed());
             }

@@ -11,6 +11,7 @@ use pelton::memory::{MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRecord, Me
 use pelton::pipeline::chain::Chain;
 use pelton::pipeline::compute::Compute;
 use pelton::pipeline::encode::{Encoder, OutputEncoder};
+use pelton::pipeline::excess::Excess;
 use pelton::pipeline::gate::Gate;
 use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
@@ -145,6 +146,7 @@ impl Pipeline {
             digests,
             configuration: "0".to_owned(),
             timestamp_floor: 0,
+            excess: Excess::default(),
         };
         let (commands, received) = Commands::channel();
         let shutdown = CancellationToken::new();
