@@ -104,7 +104,7 @@ fn patient() -> Limits {
 }
 
 fn with_output(output_bytes: usize) -> Limits {
-    Limits { output_bytes, ..Limits::default() }
+    Limits { output_bytes, ..patient() }
 }
 
 /// A column of text cells in the layout of `wit/types.wit`.
