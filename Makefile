@@ -1,7 +1,7 @@
 # The verbs of this repository. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile fuzz bench
+.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile chaos fuzz bench
 
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -58,6 +58,12 @@ soak: ## all tests again and again, with many more random cases, for HOURS=1
 
 hostile: ## every hostile guest beside a good pipeline: what it got, and what it cost (ARGS="--json spins")
 	@cargo run --quiet --package pelton-tests --bin hostile -- $(ARGS)
+
+chaos: ## daemons, brokers, Cassandra, network and disks fail; then all is compared (SEED=7 MINUTES=10 ARGS="--json")
+	@tests/harness/setup.sh >&2
+	@cargo build --workspace --all-targets >&2
+	@$(PELTON) plugin build plugins/shop-orders >&2
+	@$$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),3) $(ARGS)
 
 fuzz: ## fuzz all that reads bytes from outside, SECONDS=30 a target (TARGET=json; FILE=crash runs one again)
 	@SECONDS_EACH=$(or $(SECONDS),30) FILE=$(FILE) tests/harness/fuzz.sh $(TARGET)

@@ -50,6 +50,8 @@ stage "plugin unit tests" cargo test --quiet --manifest-path plugins/Cargo.toml
 stage "plugin cases" "$target/debug/pelton" plugin test plugins
 stage "hostile guests" "$target/debug/hostile" --quick
 stage "fuzzing" "$here/fuzz.sh"
+# Every kind of fault once, with services of its own: a quarter of an hour finds more, `make chaos MINUTES=15`.
+stage "chaos" "$target/debug/chaos" --seed 1 --seconds 40
 stage "services" services_up
 # Not optimised: proves that all of it runs and that every record arrives, its figures mean nothing.
 stage "benchmark" cargo bench --quiet --workspace --profile dev --bench ratios -- --short

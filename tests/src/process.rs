@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up.
@@ -21,26 +22,34 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository").to_owned()
 }
 
-/// A program of this workspace, built beside the tests.
+/// A program of this workspace, built beside the tests: it stands one folder above them, or beside a program that asks.
 ///
 /// # Panics
 /// Where it is not built.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().expect("the test's own path");
-    let path = tests.parent().and_then(Path::parent).expect("target/debug").join(name);
-    assert!(path.exists(), "{} is missing: `cargo build --workspace` makes it", path.display());
-    path
+    let own = std::env::current_exe().expect("the caller's own path");
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is missing near {}: `cargo build --workspace` makes it", own.display()))
 }
 
-/// A port that was free a moment ago, and that nobody listens on.
+/// A port that was free a moment ago, and that nobody listens on. It lies below those that the system gives to outgoing
+/// connections: one of those could hold it while the service that it is for is away. No port twice in one process.
 ///
 /// # Panics
 /// Where the system has none.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let ports = FREE_PORTS.len() as u32;
+    let first = std::process::id().wrapping_mul(7_919);
+    let port = || FREE_PORTS.start + (first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % ports) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(port).take(ports as usize).find(is_free).expect("a free port")
 }
+
+/// Below what Linux and macOS give to outgoing connections, above what services are known by.
+const FREE_PORTS: std::ops::Range<u16> = 21_000..32_000;
 
 /// Waits until a look finds something.
 ///
@@ -114,14 +123,46 @@ impl Process {
     /// # Panics
     /// Where the log does not tell in time.
     pub async fn admin(&mut self) -> SocketAddr {
-        const MARK: &str = "admin=";
         until("the daemon runs", || {
             self.assert_alive();
-            let output = self.output();
-            let (_, rest) = output.split_once(MARK)?;
-            rest.split_whitespace().next()?.parse().ok()
+            self.admin_told()
         })
         .await
+    }
+
+    /// Where a daemon's admin server listens, where its log has told so by now.
+    #[must_use]
+    pub fn admin_told(&self) -> Option<SocketAddr> {
+        const MARK: &str = "admin=";
+        let output = self.output();
+        let (_, rest) = output.split_once(MARK)?;
+        rest.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Sends a signal by its name.
+    ///
+    /// # Panics
+    /// Where the signal cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs").success());
+    }
+
+    /// SIGKILL: nothing of it goes on when this returns.
+    ///
+    /// # Panics
+    /// Where the system does not tell of its end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a kill");
+        self.child.wait().expect("its end");
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// Never: it is our child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
     }
 
     /// SIGTERM, and its end.
@@ -129,8 +170,7 @@ impl Process {
     /// # Panics
     /// Where the signal cannot be sent.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.signal("TERM");
         self.end().await
     }
 
@@ -140,7 +180,7 @@ impl Process {
     /// Where it does not end in time.
     pub async fn end(&mut self) -> ExitStatus {
         let what = format!("the end of {}", self.output.display());
-        until(&what, || self.child.try_wait().expect("it is our child")).await
+        until(&what, || self.ended()).await
     }
 
     /// Fails where it has ended by itself.
@@ -148,7 +188,7 @@ impl Process {
     /// # Panics
     /// Where it has ended.
     pub fn assert_alive(&mut self) {
-        if let Some(status) = self.child.try_wait().expect("it is our child") {
+        if let Some(status) = self.ended() {
             panic!("it ended: {status}\n{}", self.output());
         }
     }

@@ -1,13 +1,23 @@
 //! Guests that say too much, or give up: logs, metrics, panics, failures at length.
 
 use pelton::config::{Limits, Mask};
-use pelton::pipeline::{TransformError, TrapKind};
+use pelton::pipeline::{Transform as _, TransformError, TrapKind};
 use pelton::plugin::LoadError;
+use pelton::record::Offset;
 
 use crate::support::{self, apply, batch, load, load_with, refused};
 use crate::{patient, trap_of, trapped};
 
 guests! {
+    stumbles => {
+        let guest = load("stumbles");
+        assert_eq!(guest.subscription().headers, ["trap"]);
+        let mut records = batch(&["a", "b"]);
+        assert_eq!(apply(&guest, &records).unwrap().rows.len(), 2);
+        records.push(Offset(102), None, None, None, [("trap", Some(&b""[..]))]);
+        assert_eq!(trap_of(&guest, &records).kind, TrapKind::Trap);
+    }
+
     panics => {
         let trapped = trapped("panics", Limits::default());
         assert_eq!(trapped.kind, TrapKind::Trap);

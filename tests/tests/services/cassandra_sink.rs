@@ -12,7 +12,7 @@ use pelton::pipeline::{RowFailure, Sink, Wants};
 use pelton::record::{Cell, FieldType, OutputField, Value};
 
 use crate::cassandra_support::{
-    Keyspace, Proxy, Row, address, batch, cassandra, delete, json, number, settings, text, upsert, wait_for,
+    Keyspace, Row, address, batch, cassandra, delete, json, number, proxy, settings, text, upsert, wait_for,
     with_keyspace,
 };
 
@@ -360,7 +360,7 @@ async fn all_are_there(ks: &Keyspace, count: i64) {
 async fn connections_that_break_lose_nothing() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do");
@@ -394,7 +394,7 @@ async fn connections_that_break_lose_nothing() {
 async fn a_database_that_is_away_blocks_and_loses_nothing() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do");
@@ -420,7 +420,7 @@ async fn a_database_that_is_away_blocks_and_loses_nothing() {
 async fn silence_is_never_taken_for_success() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do");
@@ -445,7 +445,7 @@ async fn silence_is_never_taken_for_success() {
 async fn what_nobody_waits_for_any_more_holds_nothing() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do");
@@ -487,7 +487,7 @@ async fn what_nobody_waits_for_any_more_holds_nothing() {
 async fn no_more_bytes_are_accepted_than_there_is_room_for() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, s text)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do")
@@ -523,7 +523,7 @@ async fn no_more_bytes_are_accepted_than_there_is_room_for() {
 async fn the_window_shrinks_under_latency_and_recovers() {
     with_keyspace(|ks| async move {
         ks.cql("CREATE TABLE KS.t (id int PRIMARY KEY, a int)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let sink = CassandraSink::open(cassandra(&proxy.address).await, &ks.table("t"), Arc::new(SystemClock))
             .await
             .expect("the table will do");

@@ -1,8 +1,7 @@
-//! A keyspace of its own for each test, batches made by hand, and a proxy that the test owns.
+//! A keyspace of its own for each test, batches made by hand, and a proxy before the node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pelton::cassandra::{Cassandra, CassandraSink, connect};
@@ -10,12 +9,9 @@ use pelton::clock::{Clock, SystemClock};
 use pelton::config::{CassandraConnection, Consistency, TableOutput, Tombstones};
 use pelton::pipeline::{Sink, Wants};
 use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
+use pelton_tests::proxy::Proxy;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 /// Where the tests' Cassandra listens.
 pub(crate) fn address() -> String {
@@ -187,132 +183,8 @@ pub(crate) async fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// A TCP proxy in front of Cassandra, with faults.
-pub(crate) struct Proxy {
-    pub(crate) address: String,
-    shared: Arc<Shared>,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-struct Shared {
-    /// Each rise cuts every connection.
-    cuts: watch::Sender<u64>,
-    /// Refuses new connections.
-    closed: AtomicBool,
-    /// Swallows answers.
-    mute: AtomicBool,
-    /// Takes nothing from clients: what they send stays with them.
-    stalled: watch::Sender<bool>,
-    /// Holds each answer back.
-    delay_ms: AtomicU64,
-}
-
-impl Proxy {
-    pub(crate) async fn start() -> Self {
-        // On the node's own host: the node names its host to the driver, which keeps the contact point's port.
-        let node = address();
-        let host = node.rsplit_once(':').map_or(node.as_str(), |(host, _)| host);
-        let listener = TcpListener::bind((host, 0)).await.expect("a port");
-        let address = listener.local_addr().expect("its address").to_string();
-        let shared = Arc::new(Shared {
-            cuts: watch::channel(0).0,
-            closed: AtomicBool::new(false),
-            mute: AtomicBool::new(false),
-            stalled: watch::channel(false).0,
-            delay_ms: AtomicU64::new(0),
-        });
-        let for_accepting = Arc::clone(&shared);
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let shared = Arc::clone(&for_accepting);
-                if !shared.closed.load(Ordering::SeqCst) {
-                    tokio::spawn(relay(client, shared));
-                }
-            }
-        });
-        Self { address, shared, accepting }
-    }
-
-    /// Cuts every connection.
-    pub(crate) fn cut(&self) {
-        self.shared.cuts.send_modify(|cuts| *cuts += 1);
-    }
-
-    /// Cuts every connection and takes no new ones, or takes them again.
-    pub(crate) fn set_closed(&self, closed: bool) {
-        self.shared.closed.store(closed, Ordering::SeqCst);
-        if closed {
-            self.cut();
-        }
-    }
-
-    /// Swallows answers, or lets them through again.
-    pub(crate) fn set_mute(&self, mute: bool) {
-        self.shared.mute.store(mute, Ordering::SeqCst);
-    }
-
-    /// Takes nothing from clients any more, without a word.
-    pub(crate) fn stall(&self) {
-        self.shared.stalled.send_replace(true);
-    }
-
-    /// Holds answers back by this long.
-    pub(crate) fn set_delay(&self, delay: Duration) {
-        self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        self.cut();
-    }
-}
-
-async fn relay(client: TcpStream, shared: Arc<Shared>) {
-    let Ok(server) = TcpStream::connect(address()).await else { return };
-    let mut cuts = shared.cuts.subscribe();
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    tokio::select! {
-        () = pump(from_client, to_server, shared.stalled.subscribe()) => {}
-        () = answers(from_server, to_client, &shared) => {}
-        _ = cuts.changed() => {}
-    }
-}
-
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut stalled: watch::Receiver<bool>) {
-    let mut buffer = vec![0; 64 << 10];
-    while stalled.wait_for(|is_stalled| !is_stalled).await.is_ok() {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        if to.write_all(&buffer[..count]).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Answers, each held back by the delay of the moment in which it came: later ones do not wait for it twice.
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
-    let (held, mut release) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
-    let read = async {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            if !shared.mute.load(Ordering::SeqCst) {
-                let delay = Duration::from_millis(shared.delay_ms.load(Ordering::SeqCst));
-                let _ = held.send((tokio::time::Instant::now() + delay, buffer[..count].to_vec()));
-            }
-        }
-    };
-    let write = async {
-        while let Some((at, bytes)) = release.recv().await {
-            tokio::time::sleep_until(at).await;
-            if to.write_all(&bytes).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = read => {}
-        () = write => {}
-    }
+/// A proxy in front of Cassandra, on the node's own host: the node names its host to the driver, which keeps the contact
+/// point's port.
+pub(crate) async fn proxy() -> Proxy {
+    Proxy::start(&address()).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::producer::FutureRecord;
 
-use super::cassandra_support::{Proxy, with_keyspace};
+use super::cassandra_support::{proxy, with_keyspace};
 use super::kafka_support::*;
 use super::line_support::Daemon;
 
@@ -100,7 +100,7 @@ async fn the_whole_daemon_stays_within_its_budget_while_the_table_stands_still()
     with_keyspace(|keyspace| async move {
         let topic = Topic::with("memory-daemon", PARTITIONS as i32, &[("max.message.bytes", "11000000")]).await;
         keyspace.cql("CREATE TABLE KS.large (id text PRIMARY KEY, body text)").await;
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let dir = project(&topic.name, &format!("{}.large", keyspace.name), &proxy.address);
         let mut daemon = Daemon::start(dir.path(), "large");
         wait_for("all partitions are assigned", Duration::from_secs(60), || {

@@ -8,7 +8,7 @@ use rdkafka::consumer::BaseConsumer;
 use scylla::statement::prepared::PreparedStatement;
 use tempfile::TempDir;
 
-use crate::cassandra_support::{Keyspace, Proxy, address, with_keyspace};
+use crate::cassandra_support::{Keyspace, address, proxy, with_keyspace};
 use crate::kafka_support::Topic;
 use crate::line_support::{
     COLUMNS, Daemon, Producing, Wiring, assert_same, committed_by, expected, looking, order, positions, project,
@@ -264,7 +264,7 @@ async fn two_daemons_share_four_partitions_one_joins_and_one_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let scene = Scene::new("away", &keyspace, &proxy.address, "2 s").await;
         let (topic, live, dir) = (&scene.topic, &scene.live, &scene.dir);
         let send = || {
@@ -309,7 +309,7 @@ async fn a_table_that_is_away_blocks_and_the_forced_end_of_a_drain_loses_nothing
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_says_so() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
-        let proxy = Proxy::start().await;
+        let proxy = proxy().await;
         let scene = Scene::new("twice", &keyspace, &proxy.address, "10 min").await;
         let (topic, dir) = (&scene.topic, &scene.dir);
         produce_beside(&topic.name, 5_000).await;
