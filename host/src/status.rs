@@ -225,6 +225,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct StatusBoard {
     inner: Arc<RwLock<Board>>,
+    /// What leads a command of `pelton` to this process: its project's directory, or `--admin` with its address.
+    reached_by: Option<Arc<str>>,
 }
 
 /// Records and rows by pipeline.
@@ -248,7 +250,21 @@ impl StatusBoard {
             phase: Phase::Starting,
             pipelines: Vec::new(),
         };
-        Self { inner: Arc::new(RwLock::new(Board { current: Arc::new(current), history: VecDeque::new() })) }
+        let board = Board { current: Arc::new(current), history: VecDeque::new() };
+        Self { inner: Arc::new(RwLock::new(board)), reached_by: None }
+    }
+
+    /// The same, for commands that people are told: `arguments` lead them to this process, from wherever they are typed.
+    #[must_use]
+    pub fn reached_by(self, arguments: &str) -> Self {
+        Self { reached_by: Some(arguments.into()), ..self }
+    }
+
+    /// A command about a pipeline as it can be typed: `pelton resume orders /srv/shop`.
+    #[must_use]
+    pub fn command(&self, verb: &str, pipeline: &str) -> String {
+        let arguments = self.reached_by.iter().map(|arguments| format!(" {arguments}"));
+        format!("pelton {verb} {pipeline}{}", arguments.collect::<String>())
     }
 
     /// Puts up a new snapshot. Rates are filled in here.
@@ -298,7 +314,7 @@ pub enum Command {
     Pause {
         /// The pipeline.
         pipeline: String,
-        /// Answered when the pipeline stands still.
+        /// Answered when the pipeline stands still and what was done is committed, or when the drain's time is over.
         reply: CommandReply,
     },
     /// Read on from the committed offsets. A running pipeline goes on running.
@@ -310,8 +326,19 @@ pub enum Command {
     },
 }
 
-/// Where the answer to a [`Command`] goes: the state that the pipeline is in then.
-pub type CommandReply = oneshot::Sender<Result<PipelineState, CommandError>>;
+/// Where the answer to a [`Command`] goes.
+pub type CommandReply = oneshot::Sender<Result<CommandAnswer, CommandError>>;
+
+/// How a pipeline stands after a [`Command`]: as the newest snapshot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandAnswer {
+    /// What it is doing.
+    pub state: PipelineState,
+    /// Records read and not yet durable or decided. After a pause: what was not finished in time.
+    pub in_flight: u64,
+    /// Whether what is done is committed.
+    pub committed: bool,
+}
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -359,7 +386,7 @@ impl Commands {
     ///
     /// # Errors
     /// Where the supervisor refuses, or ends.
-    pub async fn pause(&self, pipeline: &str) -> Result<PipelineState, CommandError> {
+    pub async fn pause(&self, pipeline: &str) -> Result<CommandAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Pause { pipeline: pipeline.to_owned(), reply }, answer).await
     }
@@ -368,7 +395,7 @@ impl Commands {
     ///
     /// # Errors
     /// Where the supervisor refuses, or ends.
-    pub async fn resume(&self, pipeline: &str) -> Result<PipelineState, CommandError> {
+    pub async fn resume(&self, pipeline: &str) -> Result<CommandAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Resume { pipeline: pipeline.to_owned(), reply }, answer).await
     }
@@ -376,8 +403,8 @@ impl Commands {
     async fn send(
         &self,
         command: Command,
-        answer: oneshot::Receiver<Result<PipelineState, CommandError>>,
-    ) -> Result<PipelineState, CommandError> {
+        answer: oneshot::Receiver<Result<CommandAnswer, CommandError>>,
+    ) -> Result<CommandAnswer, CommandError> {
         self.0.send(command).await.map_err(|_| CommandError::ShuttingDown)?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
@@ -451,14 +478,25 @@ mod tests {
         assert_eq!(status.lag(), Some(7));
     }
 
+    #[test]
+    fn a_command_can_be_pasted_as_it_is() {
+        let board = StatusBoard::new(0);
+        assert_eq!(board.command("resume", "orders"), "pelton resume orders");
+        assert_eq!(
+            board.reached_by("'/srv/my shop'").command("resume", "orders"),
+            "pelton resume orders '/srv/my shop'"
+        );
+    }
+
     #[tokio::test]
     async fn a_command_is_answered_or_the_process_is_ending() {
+        const PAUSED: CommandAnswer = CommandAnswer { state: PipelineState::Paused, in_flight: 0, committed: true };
         let (commands, mut receiver) = Commands::channel();
         let supervisor = tokio::spawn(async move {
             let Some(Command::Pause { pipeline, reply }) = receiver.recv().await else { return false };
-            reply.send(Ok(PipelineState::Paused)).is_ok() && pipeline == "orders"
+            reply.send(Ok(PAUSED)).is_ok() && pipeline == "orders"
         });
-        assert_eq!(commands.pause("orders").await, Ok(PipelineState::Paused));
+        assert_eq!(commands.pause("orders").await, Ok(PAUSED));
         assert!(supervisor.await.expect("the task ends"));
         assert_eq!(commands.resume("orders").await, Err(CommandError::ShuttingDown));
     }

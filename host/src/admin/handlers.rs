@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shared;
 use super::view::{Health, Index, PipelineAnswer, Problem, Ready};
-use crate::status::{CommandError, PipelineState};
+use crate::status::{CommandAnswer, CommandError};
 use crate::telemetry::EXPOSITION_TYPE;
 
 /// What there is, for people who look.
@@ -70,9 +70,11 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, error)
 }
 
-fn answer(pipeline: String, result: Result<PipelineState, CommandError>) -> Response {
+fn answer(pipeline: String, result: Result<CommandAnswer, CommandError>) -> Response {
     match result {
-        Ok(state) => Json(PipelineAnswer { pipeline, state }).into_response(),
+        Ok(CommandAnswer { state, in_flight, committed }) => {
+            Json(PipelineAnswer { pipeline, state, in_flight, committed }).into_response()
+        }
         Err(error) => {
             let code = match error {
                 CommandError::UnknownPipeline { .. } => StatusCode::NOT_FOUND,

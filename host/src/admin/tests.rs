@@ -5,7 +5,7 @@ use tokio::task::spawn_blocking;
 use super::client::{AdminClient, ClientError};
 use super::view::Ready;
 use super::*;
-use crate::status::{Command, CommandError, Phase, PipelineState, PipelineStatus};
+use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus};
 use crate::telemetry::Metric;
 
 /// A server on a free port, with a supervisor that knows one pipeline, `orders`.
@@ -30,7 +30,7 @@ async fn server() -> Server {
             };
             let known = vec!["orders".to_owned()];
             let answer = match pipeline.as_str() {
-                "orders" => Ok(state),
+                "orders" => Ok(CommandAnswer { state, in_flight: 7, committed: false }),
                 "stuck" => Err(CommandError::Refused {
                     name: pipeline,
                     state: PipelineState::Stopped,
@@ -106,7 +106,8 @@ async fn commands_reach_the_supervisor_and_refusals_the_caller() {
     let server = server().await;
     let client = server.client.clone();
     spawn_blocking(move || {
-        assert_eq!(client.pause("orders").expect("paused").state, PipelineState::Paused);
+        let paused = client.pause("orders").expect("paused");
+        assert_eq!((paused.state, paused.in_flight, paused.committed), (PipelineState::Paused, 7, false));
         assert_eq!(client.resume("orders").expect("resumed").state, PipelineState::Running);
         let unknown = client.pause("a/b ü").expect_err("no such pipeline").to_string();
         assert_eq!(unknown, "there is no pipeline `a/b ü`; there is orders");

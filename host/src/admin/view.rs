@@ -38,6 +38,10 @@ pub struct PipelineAnswer {
     pub pipeline: String,
     /// Its state now.
     pub state: PipelineState,
+    /// Records read and not yet durable or decided; after a pause: what was not finished within `drain`.
+    pub in_flight: u64,
+    /// Whether what is done is committed.
+    pub committed: bool,
 }
 
 /// Any request that failed.

@@ -1,8 +1,7 @@
 //! `pelton pause` and `pelton resume`: tell a running daemon to let a pipeline stand still, or to read on.
 
 use super::daemon_address::{DaemonArgs, failure};
-use super::{Exit, Failure, Outcome, say, say_json};
-use crate::admin::client::{AdminClient, ClientError};
+use super::{Exit, Failure, Outcome, note, say, say_json};
 use crate::admin::view::PipelineAnswer;
 
 /// Arguments of both verbs.
@@ -17,22 +16,59 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// `pelton pause`: returns when what was under way is finished and committed.
+/// `pelton pause`: returns when what was under way is finished and committed; at the latest after the project's `drain`,
+/// and then with exit code 1, as it is not.
 pub(super) fn pause(args: Args) -> Outcome {
-    run(args, AdminClient::pause)
+    let answer = args.daemon.client()?.pause(&args.pipeline).map_err(failure)?;
+    show(&args, &answer)?;
+    let Some(left) = left(&answer) else { return Ok(Exit::Success) };
+    note(format_args!("{}: {left}", answer.pipeline));
+    Ok(Exit::Failed)
 }
 
 /// `pelton resume`
 pub(super) fn resume(args: Args) -> Outcome {
-    run(args, AdminClient::resume)
+    let answer = args.daemon.client()?.resume(&args.pipeline).map_err(failure)?;
+    show(&args, &answer)?;
+    Ok(Exit::Success)
 }
 
-fn run(args: Args, ask: impl Fn(&AdminClient, &str) -> Result<PipelineAnswer, ClientError>) -> Result<Exit, Failure> {
-    let answer = ask(&args.daemon.client()?, &args.pipeline).map_err(failure)?;
+fn show(args: &Args, answer: &PipelineAnswer) -> Result<(), Failure> {
     if args.json {
-        say_json(&answer)?;
-    } else {
-        say(format_args!("{} is {}", answer.pipeline, answer.state));
+        return say_json(answer);
     }
-    Ok(Exit::Success)
+    say(format_args!("{} is {}", answer.pipeline, answer.state));
+    Ok(())
+}
+
+/// What a pause has not finished in time.
+fn left(answer: &PipelineAnswer) -> Option<String> {
+    let what = match (answer.in_flight, answer.committed) {
+        (0, true) => return None,
+        (0, false) => "what is done is not committed yet".to_owned(),
+        (1, _) => "1 record is still under way".to_owned(),
+        (count, _) => format!("{count} records are still under way"),
+    };
+    Some(format!(
+        "{what} after the time of `drain:`; it goes on by itself, and nothing more is read: `pelton status` shows how far \
+         it is, and what holds it"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::PipelineState;
+
+    #[test]
+    fn what_is_not_finished_in_time_is_told() {
+        let answer = |in_flight, committed| {
+            left(&PipelineAnswer { pipeline: "orders".into(), state: PipelineState::Paused, in_flight, committed })
+                .unwrap_or_default()
+        };
+        assert_eq!(answer(0, true), "");
+        assert!(answer(0, false).starts_with("what is done is not committed yet after"));
+        assert!(answer(1, false).starts_with("1 record is still under way after"));
+        assert!(answer(1_024, false).starts_with("1024 records are still under way after"));
+    }
 }

@@ -178,6 +178,7 @@ impl Context {
             if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
                 tracing::warn!(%error, "the client did not take an empty assignment");
             }
+            self.tell(SourceEvent::Assigned(Vec::new()));
             return;
         }
         self.stats.assigned.add(partitions.len() as u64);

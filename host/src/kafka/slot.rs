@@ -398,6 +398,11 @@ impl Committer for Slot {
         }
         positions.handed = Some(position);
     }
+
+    fn is_settled(&self) -> bool {
+        let positions = lock(&self.positions);
+        positions.handed.is_none() || positions.handed == positions.accepted || !self.is_live.load(Ordering::SeqCst)
+    }
 }
 
 #[cfg(test)]
@@ -435,6 +440,10 @@ mod tests {
         slot.commit(at(5));
         slot.accepted(3);
         assert_eq!(slot.unaccepted(), Some(at(5)));
+        assert!(!slot.is_settled());
+        slot.send();
+        slot.accepted(5);
+        assert!(slot.is_settled());
     }
 
     #[test]

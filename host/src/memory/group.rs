@@ -29,7 +29,7 @@ pub(super) struct Inner {
     /// Wakes readers: a failure was injected, or an assignment ended.
     pub(super) changes: watch::Sender<u64>,
     /// One rebalance at a time.
-    pub(super) rebalancing: tokio::sync::Mutex<()>,
+    pub(super) rebalancing: Arc<tokio::sync::Mutex<()>>,
     /// Where rebalances run: they outlive the runtime of a member that is killed.
     runtime: Option<Handle>,
 }
@@ -37,6 +37,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) members: BTreeMap<u64, mpsc::Sender<SourceEvent>>,
+    /// Members that know whether they have partitions.
+    welcomed: BTreeSet<u64>,
     next_member: u64,
     generation: u64,
     pub(super) owners: BTreeMap<TopicPartition, Owner>,
@@ -70,7 +72,7 @@ impl MemoryGroup {
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             state: Mutex::default(),
             changes: watch::Sender::new(0),
-            rebalancing: tokio::sync::Mutex::default(),
+            rebalancing: Arc::default(),
             runtime: Handle::try_current().ok(),
         }))
     }
@@ -141,6 +143,11 @@ impl MemoryGroup {
     /// Cuts batches at random lengths from now on, below the limits that readers are given.
     pub fn cut_batches(&self, seed: u64) {
         lock(&self.0.state).cut = Some(StdRng::seed_from_u64(seed));
+    }
+
+    /// Nobody is let in and nobody's partitions change hands while the guard lives: a group that waits for a member.
+    pub async fn hold_rebalances(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.0.rebalancing).lock_owned().await
     }
 
     /// With true, a close that begins from now on never returns, whatever its deadline: a client that hangs.
@@ -257,6 +264,12 @@ impl MemoryGroup {
 
     async fn assign_what_is_free(&self, target: &BTreeMap<TopicPartition, u64>) {
         let mut coming: BTreeMap<u64, Vec<Assignment>> = BTreeMap::new();
+        {
+            // Who gets nothing is told so, once.
+            let mut state = lock(&self.0.state);
+            let members: Vec<u64> = state.members.keys().copied().collect();
+            coming.extend(members.into_iter().filter(|member| state.welcomed.insert(*member)).map(|m| (m, Vec::new())));
+        }
         for (partition, member) in target {
             let mut state = lock(&self.0.state);
             if state.owners.contains_key(partition) || !state.members.contains_key(member) {
@@ -304,6 +317,7 @@ impl MemoryGroup {
         if state.members.remove(&member).is_none() {
             return;
         }
+        state.welcomed.remove(&member);
         let owned: Vec<_> =
             state.owners.iter().filter(|(_, owner)| owner.member == member).map(|(p, _)| p.clone()).collect();
         for partition in owned {

@@ -214,6 +214,12 @@ impl Committer for MemoryCommitter {
             self.group.wake();
         }
     }
+
+    fn is_settled(&self) -> bool {
+        let state = lock(&self.group.0.state);
+        let is_ours = state.owners.get(&self.partition) == Some(&self.owner);
+        !(is_ours && state.pending.contains_key(&self.partition))
+    }
 }
 
 #[cfg(test)]

@@ -49,11 +49,16 @@ pub trait Source: Send + Sync {
     fn blocked(&self) -> Option<String> {
         None
     }
+
+    /// What an opened source waits for until its first [`SourceEvent::Assigned`], for people.
+    fn waits_for(&self) -> String {
+        "its partitions".to_owned()
+    }
 }
 
 /// What a source tells its supervisor.
 pub enum SourceEvent {
-    /// Partitions came.
+    /// Partitions came; none where others read them all. The first of these says that the source has joined.
     Assigned(Vec<Assignment>),
     /// Partitions go. Their tasks must be drained and their readers dropped before `done` is answered; unless they are
     /// `lost` already, what was handed over for commit until then is committed after it.
@@ -132,6 +137,9 @@ pub trait Committer: Send + Sync {
     /// waits for it; later ones within a second, and at the latest when the partition is revoked or the source closes.
     /// After the assignment has ended it is discarded. Never waits, and may be called wherever an assignment is handled.
     fn commit(&self, position: Position);
+
+    /// Whether nothing that was handed over is still on its way to being committed.
+    fn is_settled(&self) -> bool;
 }
 
 /// Why a source cannot go on.

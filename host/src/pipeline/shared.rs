@@ -47,6 +47,10 @@ pub(super) struct State {
     /// When something last moved: for the watchdog.
     moved: Instant,
     waiting: Option<Waiting>,
+    /// Records that were read and that the tracker does not know yet.
+    on_the_way: usize,
+    /// The reader stands before the closed gate.
+    stands: bool,
 }
 
 /// How far a task is.
@@ -56,6 +60,10 @@ pub struct Progress {
     pub committed: Option<Offset>,
     /// Records read and not yet done.
     pub in_flight: usize,
+    /// The pipeline is paused, and nothing more is read until it is resumed.
+    pub stands: bool,
+    /// What is done is committed.
+    pub is_committed: bool,
     /// How long nothing has moved.
     pub still_for: Duration,
     /// The record that holds the partition, if one does.
@@ -82,7 +90,7 @@ pub(super) enum Flow {
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { committed: None, moved: Instant::now(), waiting: None }
+        Self { committed: None, moved: Instant::now(), waiting: None, on_the_way: 0, stands: false }
     }
 }
 
@@ -96,10 +104,19 @@ impl Shared {
     /// How far the task is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        let in_flight = self.tracker().in_flight();
+        // In the order in which a record travels: none is missed on its way from one to the next.
         let state = self.state();
-        let (committed, waiting) = (state.committed, state.waiting.clone());
-        Progress { committed, in_flight, still_for: state.moved.elapsed(), waiting }
+        let (committed, waiting, stands) = (state.committed, state.waiting.clone(), state.stands);
+        let (on_the_way, still_for) = (state.on_the_way, state.moved.elapsed());
+        drop(state);
+        let (tracked, done) = {
+            let tracker = self.tracker();
+            (tracker.in_flight(), tracker.done())
+        };
+        let in_flight = on_the_way + tracked;
+        let is_handed_over = done.is_none_or(|done| committed >= Some(done.next));
+        let is_committed = is_handed_over && self.committer.is_settled();
+        Progress { committed, in_flight, stands, is_committed, still_for, waiting }
     }
 
     pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
@@ -116,6 +133,21 @@ impl Shared {
     }
 
     // ------------------------------------------------------------------------------------------------ the way forward
+
+    /// Records were read; the tracker learns of them when they get their write times.
+    pub(super) fn note_read(&self, records: usize) {
+        self.state().on_the_way += records;
+    }
+
+    /// The tracker knows records that were noted as read.
+    pub(super) fn note_tracked(&self, records: usize) {
+        self.state().on_the_way -= records;
+    }
+
+    /// The reader stands before the closed gate, or goes on.
+    pub(super) fn note_standing(&self, stands: bool) {
+        self.state().stands = stands;
+    }
 
     /// Some outputs are durable or decided.
     pub(super) fn acknowledge(&self, outputs: impl IntoIterator<Item = (Offset, u32)>) {

@@ -32,6 +32,7 @@ use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
 mod failures;
+mod operators;
 mod versions;
 mod watchdog;
 

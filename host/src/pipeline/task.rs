@@ -121,10 +121,10 @@ impl Task {
     pub async fn run(self) -> Result<(), TaskError> {
         let (to_transform, batches) = mpsc::channel(1);
         let (to_await, writes) = mpsc::channel(WRITES_QUEUED_MAX);
-        let stop = self.shared.stop.clone();
-        let transforming = Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&self.shared), to_await };
+        let reading = read(Arc::clone(&self.line), self.reader, Arc::clone(&self.shared), to_transform);
+        let transforming = Transforming { line: self.line, shared: Arc::clone(&self.shared), to_await };
         let transform = async { Ok(transforming.run(batches, self.clock).await?) };
-        tokio::try_join!(read(self.line, self.reader, stop, to_transform), transform, acknowledge(writes))?;
+        tokio::try_join!(reading, transform, acknowledge(writes))?;
         self.shared.leave_as_found(self.start);
         Ok(())
     }
@@ -147,21 +147,26 @@ fn without_clock(pipeline: &str, partition: &TopicPartition, error: &CheckpointE
 async fn read(
     line: Arc<Line>,
     mut reader: Box<dyn Reader>,
-    stop: CancellationToken,
+    shared: Arc<Shared>,
     to_transform: mpsc::Sender<Batch>,
 ) -> Result<(), TaskError> {
     loop {
         let batch = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(()),
+            () = shared.stop.cancelled() => return Ok(()),
             () = line.gate.closed() => {
+                shared.note_standing(true);
                 tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    _ = line.gate.opened() => continue,
+                    () = shared.stop.cancelled() => return Ok(()),
+                    _ = line.gate.opened() => {
+                        shared.note_standing(false);
+                        continue;
+                    }
                 }
             }
             batch = reader.next_batch(line.batch) => batch?,
         };
+        shared.note_read(batch.len());
         if !batch.is_empty() && to_transform.send(batch).await.is_err() {
             return Ok(());
         }

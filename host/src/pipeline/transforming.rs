@@ -62,6 +62,7 @@ impl Transforming {
             }
         }
         drop(tracker);
+        self.shared.note_tracked(batch.len());
         if let Some((offset, reason)) = clamped {
             tracing::warn!(
                 pipeline = %self.line.name, partition = %self.shared.partition, offset, reason,

@@ -1,17 +1,26 @@
 //! What operators ask of a pipeline: pause and resume.
 //!
 //! In: commands with a place for their answer. Out: the gate, closed or open; a stopped pipeline, opened again. Never
-//! waits: a pause is answered beside the loop, once what is under way has ended.
+//! waits: a pause is looked at again by the loop, and answered once what was under way is finished and committed, or its
+//! time is over. Every answer says what the newest snapshot says.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{State, Supervisor};
+use super::{Pipeline, State, Supervisor};
 use crate::pipeline::gate::PausedBy;
-use crate::pipeline::shared::Shared;
-use crate::status::{Command, CommandError, PipelineState};
+use crate::status::{Command, CommandAnswer, CommandError, CommandReply, Phase, PipelineState};
+
+/// How often a pause that is not answered yet is looked at.
+pub(super) const PAUSE_LOOKED_AT_EVERY: Duration = Duration::from_millis(20);
+
+/// Somebody waits until a pipeline stands still.
+pub(super) struct Pausing {
+    reply: CommandReply,
+    asked_at: Instant,
+    until: Instant,
+}
 
 impl Supervisor {
     pub(super) fn command(&mut self, command: Command) {
@@ -31,42 +40,112 @@ impl Supervisor {
         }
     }
 
-    fn pause(&mut self, at: usize, reply: crate::status::CommandReply) {
-        let pipeline = &self.pipelines[at];
-        if let State::Stopped { cause, .. } | State::Closing { cause, .. } = &pipeline.state {
-            let (name, message) = (pipeline.line.name.clone(), cause.clone());
-            let _ = reply.send(Err(CommandError::Refused { name, state: PipelineState::Stopped, message }));
-            return;
-        }
-        if pipeline.line.gate.pause(PausedBy::Operator, "paused by an operator") {
+    fn pause(&mut self, at: usize, reply: CommandReply) {
+        let drain = self.drain;
+        let pipeline = &mut self.pipelines[at];
+        if pipeline.stopped_because().is_none() && pipeline.line.gate.pause(PausedBy::Operator, "paused by an operator")
+        {
             pipeline.line.meters.paused(PausedBy::Operator.name());
+            tracing::info!(pipeline = %pipeline.line.name, "paused by an operator: what is under way is finished");
         }
-        let tasks: Vec<Arc<Shared>> = pipeline.tasks.values().map(|task| Arc::clone(&task.shared)).collect();
-        let deadline = Instant::now() + self.drain;
-        tokio::spawn(async move {
-            while tasks.iter().any(|task| task.progress().in_flight > 0) && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            let _ = reply.send(Ok(PipelineState::Paused));
-        });
+        let asked_at = Instant::now();
+        pipeline.pausing.push(Pausing { reply, asked_at, until: asked_at + drain });
+        self.look_at_pauses();
+        self.publish(Phase::Running);
     }
 
-    fn resume(&mut self, at: usize, reply: crate::status::CommandReply) {
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_pausing(&self) -> bool {
+        self.pipelines.iter().any(|pipeline| !pipeline.pausing.is_empty())
+    }
+
+    /// Answers those whose pipeline stands still, or whose time is over.
+    pub(super) fn look_at_pauses(&mut self) {
+        let mut answers = Vec::new();
+        for pipeline in &mut self.pipelines {
+            if pipeline.pausing.is_empty() {
+                continue;
+            }
+            if let Some(message) = pipeline.stopped_because() {
+                for Pausing { reply, .. } in pipeline.pausing.drain(..) {
+                    let (name, message) = (pipeline.line.name.clone(), message.clone());
+                    answers.push((reply, Err(CommandError::Refused { name, state: PipelineState::Stopped, message })));
+                }
+                continue;
+            }
+            let is_resumed = pipeline.line.gate.paused().is_none();
+            let answer = pipeline.answer();
+            let is_over = pipeline.stands_still() || is_resumed;
+            let now = Instant::now();
+            for Pausing { reply, asked_at, .. } in pipeline.pausing.extract_if(.., |p| is_over || p.until <= now) {
+                let (pipeline, waited_ms) = (&pipeline.line.name, asked_at.elapsed().as_millis() as u64);
+                if answer.in_flight == 0 && answer.committed {
+                    tracing::info!(%pipeline, waited_ms, "stands still: what was under way is finished and committed");
+                } else if !is_resumed {
+                    let (in_flight, committed) = (answer.in_flight, answer.committed);
+                    tracing::warn!(%pipeline, waited_ms, in_flight, committed, "paused, but not finished in time");
+                }
+                answers.push((reply, Ok(answer)));
+            }
+        }
+        if !answers.is_empty() {
+            // Whoever looks at the status after the answer sees what the answer says.
+            self.publish(Phase::Running);
+            for (reply, answer) in answers {
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn resume(&mut self, at: usize, reply: CommandReply) {
         let pipeline = &mut self.pipelines[at];
+        if pipeline.line.gate.paused().is_some() {
+            tracing::info!(pipeline = %pipeline.line.name, "resumed by an operator");
+        }
         pipeline.line.gate.resume();
-        match &pipeline.state {
+        let answer = match &pipeline.state {
             State::Stopped { .. } => {
+                tracing::info!(pipeline = %pipeline.line.name, "opened again by an operator");
                 pipeline.restarts = 0;
                 self.open(at);
-                let _ = reply.send(Ok(PipelineState::Starting));
+                Ok(self.pipelines[at].answer())
             }
             State::Closing { cause, .. } => {
                 let (name, message) = (pipeline.line.name.clone(), format!("it is being closed ({cause}); try again"));
-                let _ = reply.send(Err(CommandError::Refused { name, state: PipelineState::Stopped, message }));
+                Err(CommandError::Refused { name, state: PipelineState::Stopped, message })
             }
-            State::Starting | State::Running => {
-                let _ = reply.send(Ok(PipelineState::Running));
-            }
+            State::Starting | State::Joining | State::Running => Ok(pipeline.answer()),
+        };
+        self.look_at_pauses();
+        self.publish(Phase::Running);
+        let _ = reply.send(answer);
+    }
+}
+
+impl Pipeline {
+    /// Why it cannot be paused: it does not run.
+    fn stopped_because(&self) -> Option<String> {
+        match &self.state {
+            State::Stopped { cause, .. } | State::Closing { cause, .. } => Some(cause.clone()),
+            State::Starting | State::Joining | State::Running => None,
+        }
+    }
+
+    /// Nothing is read, nothing is under way, and what is done is committed.
+    fn stands_still(&self) -> bool {
+        self.drains == 0
+            && self.tasks.values().all(|task| {
+                let progress = task.shared.progress();
+                progress.stands && progress.in_flight == 0 && progress.is_committed
+            })
+    }
+
+    fn answer(&self) -> CommandAnswer {
+        let progress: Vec<_> = self.tasks.values().map(|task| task.shared.progress()).collect();
+        CommandAnswer {
+            state: self.state_and_cause().0,
+            in_flight: progress.iter().map(|progress| progress.in_flight as u64).sum(),
+            committed: progress.iter().all(|progress| progress.is_committed),
         }
     }
 }

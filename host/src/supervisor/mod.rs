@@ -10,18 +10,21 @@
 mod commands;
 mod drain;
 mod snapshot;
+mod waiting;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use commands::{PAUSE_LOOKED_AT_EVERY, Pausing};
 use drain::{Hurry, Running, drain};
 use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
+use waiting::Waiting;
 
 use crate::pipeline::compute::Panicked;
 use crate::pipeline::line::Line;
@@ -59,6 +62,8 @@ enum Event {
     Reopen(usize, u64),
     /// An operator asks.
     Command(Command),
+    /// Time to look whether a pause has come to its end.
+    LookAtPauses,
     /// Time for a snapshot.
     Tick,
     /// The process was told to end.
@@ -81,19 +86,28 @@ pub struct Supervised {
 }
 
 /// ```text
-///            open            Assigned, Revoked: tasks come and go
-///  Starting ──────► Running ◄──────────────────────┐
-///     ▲                │ source or task fails       │
-///     │ wait, or       ▼                            │
-///     │ resume      Closing ──► Stopped (remedy outside, or a wait)
-///     └──────────────────────────────┘
+///            open         first Assigned         Assigned, Revoked: tasks come and go
+///  Starting ──────► Joining ──────────► Running ◄──┐
+///     ▲                │                   │ ──────┘
+///     │                └─────────┬─────────┘
+///     │ wait, or                 ▼ source or task fails
+///     │ resume               Closing ──► Stopped (remedy outside, or a wait)
+///     └─────────────────────────────────────┘
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Starting,
+    /// The source is open, and waits for the others of its group.
+    Joining,
     Running,
-    Closing { cause: String, retry: Retry },
-    Stopped { cause: String, retry: Retry },
+    Closing {
+        cause: String,
+        retry: Retry,
+    },
+    Stopped {
+        cause: String,
+        retry: Retry,
+    },
 }
 
 struct Pipeline {
@@ -111,6 +125,10 @@ struct Pipeline {
     listening: Option<JoinHandle<()>>,
     /// Revocations to be answered when the tasks of a failed pipeline have ended.
     unanswered: Vec<oneshot::Sender<()>>,
+    /// Operators who wait until it stands still.
+    pausing: Vec<Pausing>,
+    /// What it waits for, as the log tells it now and then.
+    waiting: Waiting,
 }
 
 /// The loop's own data.
@@ -146,6 +164,8 @@ impl Supervisor {
             drains: 0,
             listening: None,
             unanswered: Vec::new(),
+            pausing: Vec::new(),
+            waiting: Waiting::default(),
         };
         let pipelines = pipelines.into_iter().map(pipeline).collect();
         let mut supervisor = Self { pipelines, board, drain, events, hurry: Hurry::default(), ending: None };
@@ -159,6 +179,7 @@ impl Supervisor {
                 Some(command) = commands.recv() => Event::Command(command),
                 Some(event) = queue.recv() => event,
                 _ = tick.tick() => Event::Tick,
+                () = tokio::time::sleep(PAUSE_LOOKED_AT_EVERY), if supervisor.is_pausing() => Event::LookAtPauses,
             };
             if matches!(event, Event::Shutdown) {
                 return supervisor.shut_down(queue).await;
@@ -191,8 +212,11 @@ impl Supervisor {
                 }
             }
             Event::Command(command) => self.command(command),
+            Event::LookAtPauses => self.look_at_pauses(),
             Event::Tick => {
                 self.watch();
+                self.look_at_pauses();
+                self.tell_what_is_waited_for();
                 self.publish(Phase::Running);
             }
         }
@@ -222,8 +246,17 @@ impl Supervisor {
     fn opened(&mut self, at: usize) {
         let pipeline = &mut self.pipelines[at];
         if pipeline.state == State::Starting {
+            pipeline.state = State::Joining;
+        }
+    }
+
+    /// The source has joined: it knows which partitions are its own, even if none are.
+    fn joined(&mut self, at: usize, partitions: usize) {
+        let pipeline = &mut self.pipelines[at];
+        if matches!(pipeline.state, State::Starting | State::Joining) {
             pipeline.state = State::Running;
-            tracing::info!(pipeline = %pipeline.line.name, "joined its group");
+            let none = if partitions == 0 { ": others read all partitions" } else { "" };
+            tracing::info!(pipeline = %pipeline.line.name, partitions, "joined its group{none}");
         }
     }
 
@@ -313,8 +346,10 @@ impl Supervisor {
         let rebalanced = |change| telemetry.count(Metric::Rebalances, &[("pipeline", &name), ("change", change)], 1);
         match event {
             SourceEvent::Assigned(assignments) => {
-                rebalanced("assigned");
-                self.opened(at);
+                if !assignments.is_empty() {
+                    rebalanced("assigned");
+                }
+                self.joined(at, assignments.len());
                 assignments.into_iter().for_each(|assignment| self.start(at, assignment));
             }
             SourceEvent::Revoked { done, .. } if matches!(self.pipelines[at].state, State::Closing { .. }) => {
@@ -381,7 +416,7 @@ impl Supervisor {
         let deadline = self.hurry.end_within(self.drain);
         self.ending = Some(true);
         for at in 0..self.pipelines.len() {
-            if matches!(self.pipelines[at].state, State::Starting | State::Running) {
+            if matches!(self.pipelines[at].state, State::Starting | State::Joining | State::Running) {
                 self.wind_up(at, "the process ends".to_owned(), Retry::No);
             }
         }

@@ -11,7 +11,7 @@ use super::drain::Running;
 use super::{Pipeline, Retry, STALLED_AFTER, State, Supervisor};
 use crate::pipeline::line::Line;
 use crate::record::TopicPartition;
-use crate::status::{BlockedOutput, HeldRecord, PartitionStatus, Phase, PipelineState, PipelineStatus};
+use crate::status::{BlockedOutput, HeldRecord, PartitionStatus, Phase, PipelineState, PipelineStatus, StatusBoard};
 use crate::telemetry::Metric;
 
 impl Supervisor {
@@ -35,11 +35,12 @@ impl Supervisor {
     }
 
     pub(super) fn publish(&self, phase: Phase) {
-        self.board.publish(phase, self.pipelines.iter().map(snapshot).collect());
+        let pipelines = self.pipelines.iter().map(|pipeline| snapshot(pipeline, &self.board));
+        self.board.publish(phase, pipelines.collect());
     }
 }
 
-fn blocked(line: &Line) -> Vec<BlockedOutput> {
+pub(super) fn blocked(line: &Line) -> Vec<BlockedOutput> {
     let outputs = line.outputs.iter().filter_map(|output| {
         output.sink.blocked().map(|cause| BlockedOutput { output: output.encoder.name.clone(), cause })
     });
@@ -47,22 +48,31 @@ fn blocked(line: &Line) -> Vec<BlockedOutput> {
     outputs.chain(letters).collect()
 }
 
+impl Pipeline {
+    /// What people are told that it does, and why it does not run.
+    pub(super) fn state_and_cause(&self) -> (PipelineState, Option<String>) {
+        match (&self.state, self.line.gate.paused()) {
+            (State::Stopped { cause, retry: Retry::Yes }, _) => (PipelineState::Starting, Some(cause.clone())),
+            (State::Closing { cause, .. } | State::Stopped { cause, .. }, _) => {
+                (PipelineState::Stopped, Some(cause.clone()))
+            }
+            (_, Some(pause)) => (PipelineState::Paused, Some(pause.cause)),
+            (State::Starting, None) => (PipelineState::Starting, None),
+            (State::Joining, None) => {
+                (PipelineState::Starting, Some(format!("waiting for {}", self.source.waits_for())))
+            }
+            (State::Running, None) => (PipelineState::Running, None),
+        }
+    }
+}
+
 /// A pipeline as plain data, and its gauges.
-fn snapshot(pipeline: &Pipeline) -> PipelineStatus {
+fn snapshot(pipeline: &Pipeline, board: &StatusBoard) -> PipelineStatus {
     let line = &pipeline.line;
     let mut status = PipelineStatus::starting(&line.name);
-    let paused = line.gate.paused();
-    (status.state, status.cause) = match (&pipeline.state, &paused) {
-        (State::Stopped { cause, retry: Retry::Yes }, _) => (PipelineState::Starting, Some(cause.clone())),
-        (State::Closing { cause, .. } | State::Stopped { cause, .. }, _) => {
-            (PipelineState::Stopped, Some(cause.clone()))
-        }
-        (_, Some(pause)) => (PipelineState::Paused, Some(pause.cause.clone())),
-        (State::Starting, None) => (PipelineState::Starting, None),
-        (State::Running, None) => (PipelineState::Running, None),
-    };
+    (status.state, status.cause) = pipeline.state_and_cause();
     if matches!(status.state, PipelineState::Paused | PipelineState::Stopped) {
-        status.resume_command = Some(format!("pelton resume {}", line.name));
+        status.resume_command = Some(board.command("resume", &line.name));
     }
     let ends: HashMap<TopicPartition, i64> =
         pipeline.source.ends().into_iter().map(|(partition, end)| (partition, end.0)).collect();

@@ -271,6 +271,38 @@ pub async fn members_share_and_nothing_is_lost(bed: &dyn SourceBed) {
     first.close().await;
 }
 
+/// Who gets no partition is told so: it has joined all the same.
+pub async fn a_member_without_partitions_is_told_so(bed: &dyn SourceBed) {
+    let mut first = Member::open(bed).await;
+    first.until_it_has(2).await;
+    let mut second = Member::open(bed).await;
+    within("the group settles", async {
+        while first.assignments.len() != 1 || second.assignments.len() != 1 {
+            tokio::select! {
+                () = first.take() => {}
+                () = second.take() => {}
+            }
+        }
+    })
+    .await;
+    let mut third = Member::open(bed).await;
+    let told = within("the third is told", async {
+        loop {
+            tokio::select! {
+                event = third.events.recv() => break event,
+                () = first.take() => {}
+                () = second.take() => {}
+            }
+        }
+    })
+    .await;
+    assert!(matches!(told, Some(SourceEvent::Assigned(assignments)) if assignments.is_empty()), "it has joined");
+    third.close().await;
+    second.close().await;
+    first.until_it_has(2).await;
+    first.close().await;
+}
+
 /// Whoever is not known at the source's keeper cannot have read, and so cannot have written anything.
 pub async fn nothing_is_given_before_the_first_position_stands(bed: &dyn SourceBed) {
     bed.append(0, records(0, 5)).await;
@@ -373,6 +405,6 @@ macro_rules! source_suite {
             a_commit_comes_back_with_its_metadata, what_was_not_committed_comes_again,
             members_share_and_nothing_is_lost, a_late_commit_is_discarded, a_dropped_source_leaves,
             nothing_is_given_before_the_first_position_stands,
-            a_partition_can_go_before_its_first_position_stands);
+            a_partition_can_go_before_its_first_position_stands, a_member_without_partitions_is_told_so);
     };
 }

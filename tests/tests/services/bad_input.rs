@@ -331,6 +331,10 @@ async fn every_bad_record_is_in_the_dead_letters_once_and_every_good_one_in_the_
 
         let log = daemon.output();
         assert!(
+            log.contains("takes records of 100000 bytes"),
+            "the topic of dead letters is smaller than its source, and nobody said so:\n{log}"
+        );
+        assert!(
             log.contains("spilled") && !log.contains(MARK) && !log.contains("xxxxxxxx"),
             "payloads in the log:\n{log}"
         );

@@ -19,6 +19,7 @@ mod kafka_suite;
 mod kafka_support;
 mod line;
 mod line_support;
+mod operations;
 mod other_languages;
 mod own_brokers;
 mod own_kafka;
