@@ -1,14 +1,14 @@
-//! What `pelton check --online` asks Cassandra.
+//! What is asked of Cassandra before anything is written, by `pelton check --online` and by a start.
 //!
-//! In: the connection, and each output that is a table, with the typed fields that feed it where they are known. Out:
+//! In: a session, and each output that is a table, with the typed fields that feed it where they are known. Out:
 //! [`Problem`]s by pipeline and key, and what the tables are made of. Writes nothing.
 
 use scylla::cluster::metadata::{ColumnType, NativeType};
 
 use super::errors::CassandraError;
-use super::session::{Cassandra, connect};
+use super::session::Cassandra;
 use super::table::{ColumnRole, Table, TableColumn};
-use crate::config::{CassandraConnection, Problem, TableOutput};
+use crate::config::{Problem, TableOutput};
 use crate::pipeline::CellSpec;
 use crate::record::{FieldType, OutputField};
 
@@ -43,27 +43,14 @@ pub struct KnownTable {
     pub key: Vec<String>,
 }
 
-/// Connects and looks at every table.
-pub async fn check(connection: &CassandraConnection, tables: &[TableCheck<'_>]) -> Checked {
+/// Looks at every table.
+pub async fn check(cassandra: &Cassandra, tables: &[TableCheck<'_>]) -> Checked {
     let mut checked = Checked::default();
-    let cassandra = match connect(connection).await {
-        Ok(cassandra) => cassandra,
-        Err(error) => {
-            checked.problems.push(connection_problem(&error));
-            return checked;
-        }
-    };
     for table in tables {
-        let known = check_table(&cassandra, table, &mut checked.problems).await;
+        let known = check_table(cassandra, table, &mut checked.problems).await;
         checked.tables.push(known);
     }
     checked
-}
-
-fn connection_problem(error: &CassandraError) -> Problem {
-    let key = error.key().unwrap_or_else(|| "cassandra.contact_points".to_owned());
-    let remedy = if error.is_transient() { "is it running, and reachable from here?" } else { "" };
-    Problem::by_key(None, key, error.to_string(), remedy)
 }
 
 async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>, problems: &mut Vec<Problem>) -> Option<KnownTable> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Exit, Outcome, say, say_json};
+use super::{Exit, Outcome, is_no_project, say, say_json};
 use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
 use crate::pipeline::Transform as _;
 use crate::plugin::{Runtime, WasmTransform};
@@ -31,23 +31,35 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let reading = config::read(&args.dir, &ProcessEnvironment);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let runtime = Runtime::isolated(Some(&reading.settings.cache_dir), threads)?;
+    // Nothing is left behind in a directory that is somebody else's.
+    let cache_dir = (!is_no_project(&args.dir)).then_some(reading.settings.cache_dir.as_path());
+    let runtime = Runtime::isolated(cache_dir, threads)?;
     let examined = startup::examine(&reading, &runtime);
     let mut problems = examined.problems;
+    let mut unreachable = Vec::new();
     if args.online {
         let asking = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        problems.extend(asking.block_on(startup::ask(&reading, &examined.transforms)));
+        let asked = asking.block_on(startup::ask(&reading, &examined.transforms));
         // A client that waits for an answer that will not come must not hold up the end.
         asking.shutdown_background();
-        problems = config::ConfigErrors::new(problems).0;
+        problems.extend(asked.problems);
+        unreachable = asked.unreachable;
     }
-    let report = Report::of(&reading, problems, &examined.transforms);
+    // A mistake stays one when the service comes.
+    let exit = match (problems.iter().any(Problem::is_error), unreachable.is_empty()) {
+        (true, _) if is_no_project(&args.dir) => Exit::Usage,
+        (true, _) => Exit::Failed,
+        (false, false) => Exit::Unavailable,
+        (false, true) => Exit::Success,
+    };
+    problems.extend(unreachable);
+    let report = Report::of(&reading, config::ConfigErrors::new(problems).0, &examined.transforms);
     if args.json {
         say_json(&report)?;
     } else {
         report.print();
     }
-    Ok(if report.ok { Exit::Success } else { Exit::Failed })
+    Ok(exit)
 }
 
 /// What was found, and what would run.

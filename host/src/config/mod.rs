@@ -39,6 +39,7 @@ pub use plugins::LimitKeys;
 pub use positions::Positions;
 pub use problem::{ConfigErrors, Problem, Severity};
 pub use substitute::{Environment, ProcessEnvironment};
+pub(crate) use units::show_bytes;
 
 /// Reads a project directory.
 ///
@@ -198,6 +199,8 @@ pub struct Pipeline {
     pub file: PathBuf,
     /// `source:`
     pub source: SourceSettings,
+    /// `source: keyed_by`: what decides a record's key, and so its partition.
+    pub keyed_by: KeyedBy,
     /// `steps:`
     pub steps: Vec<Step>,
     /// `outputs:` by name; `default` is the unnamed one.
@@ -225,6 +228,19 @@ pub struct SourceSettings {
     pub on_lost: OnLost,
     /// `format`
     pub format: Format,
+}
+
+/// What decides the key of a source's records: for the check alone, which warns where a row's updates may lose their
+/// order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum KeyedBy {
+    /// Nobody has said it.
+    #[default]
+    Unknown,
+    /// These fields of the value, as paths.
+    Fields(Vec<Vec<String>>),
+    /// `anything`: it does not matter.
+    Anything,
 }
 
 /// Where to begin without a committed offset.

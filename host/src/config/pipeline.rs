@@ -13,8 +13,8 @@ use super::plugins;
 use super::settings::Mentioned;
 use super::values::{choice, duration, integer, positive, size, timestamp_us, topic};
 use super::{
-    Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, Limits, Manifest, OnLost, Output, Pipeline,
-    Poison, Settings, SourceSettings, Start, Step, digest,
+    Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, KeyedBy, Limits, Manifest, OnLost, Output,
+    Pipeline, Poison, Settings, SourceSettings, Start, Step, digest,
 };
 use crate::pipeline::BatchLimits;
 
@@ -126,7 +126,9 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         if !draft.steps_are_whole {
             return None;
         }
-        let source = source?.whole()?;
+        let mut source = source?;
+        let keyed_by = std::mem::take(&mut source.keyed_by);
+        let source = source.whole()?;
         let outputs =
             outputs?.into_iter().map(|(name, output)| Some((name, output?))).collect::<Option<BTreeMap<_, _>>>()?;
         let steps: Vec<Step> = draft.steps.iter().map(|(_, step)| step.clone()).collect();
@@ -134,6 +136,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
             name: name.to_owned(),
             file: file.to_owned(),
             source,
+            keyed_by,
             steps,
             outputs,
             dead_letters: dead_letters?,
@@ -155,6 +158,7 @@ struct SourceParts {
     start: Start,
     on_lost: OnLost,
     format: Option<Format>,
+    keyed_by: KeyedBy,
 }
 
 impl SourceParts {
@@ -176,6 +180,7 @@ fn source(table: &mut Table<'_>, name: &str, around: &mut Surroundings<'_>) -> O
         start: Start::Earliest,
         on_lost: OnLost::Stop,
         format: Some(Format::Json),
+        keyed_by: KeyedBy::Unknown,
     };
     let kafka_value = table.get("kafka");
     table.required("kafka", "{ topics: [shop.orders] }", |value| {
@@ -211,7 +216,30 @@ fn source(table: &mut Table<'_>, name: &str, around: &mut Surroundings<'_>) -> O
     if table.has("format") {
         parts.format = format;
     }
+    parts.keyed_by = table.optional("keyed_by", keyed_by).unwrap_or_default();
     Some(parts)
+}
+
+fn keyed_by(value: &Value<'_>) -> Option<KeyedBy> {
+    const WHAT: &str = "a list of fields, like `[order_id]`, or `anything`";
+    if value.scalar() == Some("anything") {
+        return Some(KeyedBy::Anything);
+    }
+    let mut fields = Vec::new();
+    for item in value.items(WHAT)? {
+        let path: Vec<String> = item.text("a field, like `customer.id`")?.split('.').map(str::to_owned).collect();
+        if path.iter().any(String::is_empty) {
+            let here = item.describe();
+            item.problem(format!("{here} is no path of keys"), "write a field, like `customer.id`");
+            return None;
+        }
+        fields.push(path);
+    }
+    if fields.is_empty() {
+        value.problem("found an empty list", format!("write {WHAT}"));
+        return None;
+    }
+    Some(KeyedBy::Fields(fields))
 }
 
 fn not_connected(value: &Value<'_>, kind: &str, example: &str) {

@@ -99,6 +99,13 @@ fn the_default_files_explain_every_key() {
 }
 
 #[test]
+fn the_default_files_fit_a_screen() {
+    for (line, text) in [SETTINGS, PIPELINE, PLUGIN].iter().flat_map(|text| text.lines()).enumerate() {
+        assert!(text.chars().count() <= 120, "line {line}: {text}");
+    }
+}
+
+#[test]
 fn every_key_of_the_default_files_has_a_comment() {
     for text in [SETTINGS, PIPELINE] {
         let mut explained = false;

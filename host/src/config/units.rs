@@ -111,7 +111,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// A size as we would write it: in the largest binary unit that divides it.
-pub(super) fn show_bytes(bytes: u64) -> String {
+pub(crate) fn show_bytes(bytes: u64) -> String {
     show(bytes, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)], "B")
 }
 

@@ -1,21 +1,23 @@
 //! Opens the two ends of every pipeline: the only place that knows which vendor stands behind which seam.
 //!
-//! In: prepared pipelines and the project's connections. Out: pipelines that the supervisor can run. Connections are
-//! shared: one session a cluster. Waits for services that do not answer yet as long as the project allows.
+//! In: prepared pipelines, the project's connections, and the services that have answered. Out: pipelines that the
+//! supervisor can run. Connections are shared: one session a cluster. What answered a moment ago and does not now is
+//! waited for as long as the project allows.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::{Sampler, StartError};
-use crate::cassandra::{self, Cassandra, CassandraError, CassandraSink};
+use crate::cassandra::{CassandraError, CassandraSink};
 use crate::clock::Clock;
-use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project, TableOutput, Tombstones};
-use crate::kafka::{self, KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
+use crate::config::{
+    ConfigErrors, DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project, TableOutput, Tombstones,
+};
+use crate::kafka::{KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
@@ -29,7 +31,7 @@ use crate::pipeline::meters::Meters;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::record::OutputField;
 use crate::sqlite::{SqliteError, SqliteSink};
-use crate::startup::{PreparedPipeline, refuse_columns_that_miss_what_is_set};
+use crate::startup::{PreparedPipeline, Services, refuse_columns_that_miss_what_is_set};
 use crate::supervisor::Supervised;
 use crate::telemetry::{Metric, Telemetry};
 
@@ -49,6 +51,9 @@ pub(super) struct Connector<'p> {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) telemetry: Telemetry,
     pub(super) compute: Compute,
+    pub(super) services: Services,
+    /// Until when a service is waited for.
+    pub(super) deadline: Instant,
 }
 
 /// Pipelines that can run.
@@ -68,12 +73,11 @@ struct Fault {
 impl Connector<'_> {
     /// Opens all pipelines, or none.
     pub(super) async fn all(&self, pipelines: &[PreparedPipeline]) -> Result<Connected, StartError> {
-        let session = OnceCell::new();
         let mut connected = Connected { pipelines: Vec::new(), samplers: Vec::new() };
         let memory_bytes =
             (self.project.settings.memory_bytes as f64 * SOURCES_SHARE) as usize / pipelines.len().max(1);
         for prepared in pipelines {
-            let supervised = self.pipeline(prepared, memory_bytes, &session, &mut connected.samplers).await?;
+            let supervised = self.pipeline(prepared, memory_bytes, &mut connected.samplers).await?;
             connected.pipelines.push(supervised);
         }
         Ok(connected)
@@ -83,7 +87,6 @@ impl Connector<'_> {
         &self,
         prepared: &PreparedPipeline,
         memory_bytes: usize,
-        session: &OnceCell<Arc<Cassandra>>,
         samplers: &mut Vec<Sampler>,
     ) -> Result<Supervised, StartError> {
         let pipeline = &prepared.pipeline;
@@ -94,7 +97,6 @@ impl Connector<'_> {
             ..SourceOptions::default()
         };
         let source = KafkaSource::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source, options);
-        self.reach(pipeline, "source.kafka.topics", || async { Ok(source.look().await?) }).await?;
         let transforms: Vec<Arc<dyn Transform>> =
             prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
         let set_fields: Vec<Vec<OutputField>> =
@@ -102,10 +104,10 @@ impl Connector<'_> {
         let mut outputs = Vec::new();
         for (name, output) in &pipeline.outputs {
             let place = place(name, output);
-            let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output, session)).await?;
+            let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output)).await?;
             if let Wants::Cells(columns) = sink.sink.wants() {
                 refuse_columns_that_miss_what_is_set(prepared, (name, output), columns)
-                    .map_err(|problem| StartError::Refused(self.project.place(problem)))?;
+                    .map_err(|problem| StartError::Refused(ConfigErrors(vec![self.project.place(problem)])))?;
             }
             samplers.extend(sink.sampler);
             let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
@@ -136,13 +138,7 @@ impl Connector<'_> {
         Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
     }
 
-    async fn sink(
-        &self,
-        pipeline: &Pipeline,
-        name: &str,
-        output: &Output,
-        session: &OnceCell<Arc<Cassandra>>,
-    ) -> Result<OpenSink, Fault> {
+    async fn sink(&self, pipeline: &Pipeline, name: &str, output: &Output) -> Result<OpenSink, Fault> {
         let labels = (pipeline.name.clone(), name.to_owned());
         let settings = &self.project.settings;
         match output {
@@ -156,8 +152,7 @@ impl Connector<'_> {
                 Ok(OpenSink::plain(SqliteSink::open(path, output, Arc::clone(&self.clock))?))
             }
             Output::Cassandra(output) => {
-                let connection = settings.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
-                let session = session.get_or_try_init(|| cassandra::connect(connection)).await?;
+                let session = self.services.cassandra.as_ref().ok_or_else(|| Fault::missing("cassandra"))?;
                 let sink = CassandraSink::open(Arc::clone(session), output, Arc::clone(&self.clock)).await?;
                 let sink = sink.within(self.sink_bytes());
                 Ok(OpenSink::cassandra(Arc::new(sink), labels))
@@ -179,11 +174,7 @@ impl Connector<'_> {
                 let settings = &self.project.settings;
                 let connection = settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
                 let spill_dir = &settings.spill_dir;
-                let letters = KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?;
-                if let Some(problem) = kafka::dead_letter_size(connection, pipeline).await {
-                    tracing::warn!(pipeline = %pipeline.name, "{}", self.project.place(problem));
-                }
-                Ok(Arc::new(letters))
+                Ok(Arc::new(KafkaDeadLetters::open(connection, topic, &pipeline.name, spill_dir).await?))
             }
         }
     }
@@ -200,11 +191,10 @@ impl Connector<'_> {
         place: &str,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, StartError> {
-        let deadline = Instant::now() + self.project.settings.startup_wait;
         loop {
             match attempt().await {
                 Ok(open) => return Ok(open),
-                Err(fault) if fault.is_transient && Instant::now() + TRY_AGAIN_AFTER < deadline => {
+                Err(fault) if fault.is_transient && Instant::now() + TRY_AGAIN_AFTER < self.deadline => {
                     tracing::warn!(pipeline = %pipeline.name, place, "waiting: {}", fault.message);
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
@@ -310,7 +300,7 @@ impl Fault {
             None => (Some(pipeline.name.as_str()), place.to_owned()),
         };
         let remedy = if self.is_transient { REMEDY } else { "" };
-        let problem = project.place(Problem::by_key(owner, key, self.message, remedy));
+        let problem = ConfigErrors(vec![project.place(Problem::by_key(owner, key, self.message, remedy))]);
         if self.is_transient { StartError::Unreachable(problem) } else { StartError::Refused(problem) }
     }
 }

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigErrors, Environment, LogSettings, Problem, Project};
 use crate::pipeline::compute::Compute;
 use crate::plugin::RuntimeError;
-use crate::startup::{self, PreparedPipeline};
+use crate::startup::{self, PreparedPipeline, Services};
 use crate::status::{Commands, StatusBoard};
 use crate::supervisor::Supervisor;
 use crate::telemetry::{LoggingError, Metric, Telemetry};
@@ -71,12 +72,13 @@ pub enum StartError {
     /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] LoggingError),
-    /// A service does not answer: which, and the key of its address.
+    /// Services do not answer, and nothing else is wrong: which, and the keys of their addresses.
     #[error("{0}")]
-    Unreachable(Problem),
-    /// A service refuses, or a topic or table is not there or does not fit: the key, what is wrong, and what to do.
+    Unreachable(ConfigErrors),
+    /// A service refuses, or topics or tables are not there or do not fit: the keys, what is wrong, and what to do.
+    /// Services that do not answer are among it.
     #[error("{0}")]
-    Refused(Problem),
+    Refused(ConfigErrors),
 }
 
 impl Ready {
@@ -120,7 +122,7 @@ impl Daemon {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let telemetry = Telemetry::new();
         telemetry.gauge(Metric::MemoryBudget, &[], settings.memory_bytes as f64);
-        let board = StatusBoard::new(clock.now_ms());
+        let started_ms = clock.now_ms();
         let (commands, received) = Commands::channel();
         let shutdown = CancellationToken::new();
 
@@ -128,11 +130,18 @@ impl Daemon {
             .await
             .map_err(|error| StartError::Admin { address: settings.admin, error })?;
         let admin = listener.local_addr().unwrap_or(settings.admin);
+        let board = StatusBoard::new(started_ms).reached_by(&arguments_that_reach(&project, admin));
         let server = tokio::spawn(admin::serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
 
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        let connector = connect::Connector { project: &project, clock, telemetry: telemetry.clone(), compute };
-        let connected = match connector.all(&pipelines).await {
+        let connecting = async {
+            let deadline = Instant::now() + settings.startup_wait;
+            let services = services_of(&project, &pipelines).await?;
+            let telemetry = telemetry.clone();
+            let connector = connect::Connector { project: &project, clock, telemetry, compute, services, deadline };
+            connector.all(&pipelines).await
+        };
+        let connected = match connecting.await {
             Ok(connected) => connected,
             Err(error) => {
                 shutdown.cancel();
@@ -174,6 +183,38 @@ impl Daemon {
         }
         is_clean
     }
+}
+
+/// The services that a project needs, as `pelton check --online` finds them: they answer, and have what the pipelines
+/// name; or everything that is wrong with them, at once.
+async fn services_of(project: &Project, pipelines: &[PreparedPipeline]) -> Result<Services, StartError> {
+    let (services, absent) = startup::reach(project, project.settings.startup_wait).await;
+    let loaded = pipelines.iter().map(|prepared| {
+        let transforms = prepared.transforms.iter().cloned().enumerate().collect();
+        (prepared.pipeline.name.clone(), transforms)
+    });
+    let asked = startup::look(project, &loaded.collect(), &services, absent).await;
+    let (errors, warnings): (Vec<Problem>, Vec<Problem>) = asked.problems.into_iter().partition(Problem::is_error);
+    for warning in project.warnings.iter().chain(&warnings) {
+        tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
+    }
+    match (asked.unreachable.is_empty(), errors.is_empty()) {
+        (true, true) => Ok(services),
+        (false, true) => Err(StartError::Unreachable(ConfigErrors::new(asked.unreachable))),
+        (_, false) => Err(StartError::Refused(ConfigErrors::new([asked.unreachable, errors].concat()))),
+    }
+}
+
+/// What leads a command of `pelton` to this daemon, whatever directory and shell it is typed in: the project's directory,
+/// whose pelton.yaml says where it listens; where that leaves the port to the system, the address itself.
+fn arguments_that_reach(project: &Project, admin: SocketAddr) -> String {
+    if project.settings.admin.port() == 0 {
+        return format!("--admin {admin}");
+    }
+    let dir = project.dir.canonicalize().unwrap_or_else(|_| project.dir.clone());
+    let dir = dir.to_string_lossy();
+    // A path with a NUL in it does not exist.
+    shlex::try_quote(&dir).map_or_else(|_| dir.to_string(), std::borrow::Cow::into_owned)
 }
 
 /// Puts into metrics, now and then, what a vendor's end counts by itself.

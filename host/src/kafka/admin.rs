@@ -66,22 +66,32 @@ impl Probe {
         Ok(Self { consumer, connection: connection.clone(), timeout })
     }
 
-    /// How many partitions a topic has.
-    pub(super) fn partitions(&self, topic: &str) -> Result<usize, SourceError> {
+    /// Waits for an answer of any broker.
+    pub(super) fn answers(&self, topic: &str, within: Duration) -> Result<(), SourceError> {
+        self.consumer.fetch_metadata(Some(topic), within).map(|_| ()).map_err(|error| self.failed(&error))
+    }
+
+    /// How many partitions a topic has; none where there is no such topic.
+    pub(super) fn find(&self, topic: &str) -> Result<Option<usize>, SourceError> {
         let metadata = self.consumer.fetch_metadata(Some(topic), self.timeout).map_err(|error| self.failed(&error))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
         match (found, error) {
-            (Some(found), None) if !found.partitions().is_empty() => Ok(found.partitions().len()),
+            (Some(found), None) if !found.partitions().is_empty() => Ok(Some(found.partitions().len())),
             (_, Some(code)) if client::is_authorisation(code) => {
                 let message = format!("Kafka at {}: topic {topic:?}: {code}", self.connection.brokers);
                 Err(SourceError::Forbidden { message, setting: None })
             }
-            _ => Err(SourceError::Refused(format!(
-                "Kafka at {} has no topic {topic:?}: make it, or correct its name",
-                self.connection.brokers
-            ))),
+            _ => Ok(None),
         }
+    }
+
+    /// How many partitions a topic has, which must be there.
+    pub(super) fn partitions(&self, topic: &str) -> Result<usize, SourceError> {
+        self.find(topic)?.ok_or_else(|| {
+            let brokers = &self.connection.brokers;
+            SourceError::Refused(format!("Kafka at {brokers} has no topic {topic:?}: make it, or correct its name"))
+        })
     }
 
     /// The client's errors come as events, which only a poll gives.

@@ -1,10 +1,16 @@
-//! What `pelton check --online` asks Kafka.
+//! What is asked of Kafka before anything is read: whether the brokers answer, and what they say about a project.
 //!
-//! In: a valid project. Out: problems by key: brokers that do not answer, topics that are not there, dead-letter topics
-//! that take less than their source gives; and how many partitions each topic has. Never writes, never joins a group.
+//! In: a connection, a valid project. Out: brokers that answer; problems by key: topics that are not there, dead-letter
+//! topics that take less than their source gives; and how many partitions each topic has. Never writes, never joins a
+//! group.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use super::admin::{self, Probe};
 use super::sink::message_bytes_max;
@@ -13,8 +19,10 @@ use crate::pipeline::SourceError;
 
 /// How long the brokers may take for one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-const CREDENTIALS: &str = "correct the credentials under `kafka: properties:`, or the permissions of the user";
+/// How long the client may take to say why nobody has answered.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// The port of a broker whose address names none.
+const PORT_DEFAULT: u16 = 9092;
 
 /// A topic that a pipeline names.
 struct Named<'p> {
@@ -32,50 +40,96 @@ pub struct Checked {
     pub partitions: BTreeMap<String, usize>,
 }
 
-/// Asks the brokers whether all topics of a project are there and large enough.
-pub async fn check(project: &Project) -> Checked {
-    let named: Vec<Named<'_>> = project.pipelines.iter().flat_map(topics_of).collect();
-    let mut checked = Checked::default();
-    let Some(connection) = project.settings.kafka.as_ref().filter(|_| !named.is_empty()) else { return checked };
-    for Named { pipeline, key, topic } in named {
-        match partitions(connection, topic).await {
-            Ok(count) => {
-                checked.partitions.insert(topic.to_owned(), count);
-            }
-            Err(SourceError::Unreachable { system, message }) => {
-                // One problem says it all; each topic would say it again.
-                checked.problems = vec![Problem::by_key(
-                    None,
-                    "kafka.brokers",
-                    format!("{system} cannot be reached: {message}"),
-                    "start the brokers, or correct the address and the security settings",
-                )];
-                return checked;
-            }
-            Err(SourceError::Forbidden { message, setting: Some(setting) }) => {
-                let key = format!("kafka.{setting}");
-                checked.problems = vec![Problem::by_key(None, key, message, CREDENTIALS)];
-                return checked;
-            }
-            Err(error) => {
-                let remedy = remedy(&error, topic);
-                checked.problems.push(Problem::by_key(Some(&pipeline.name), key, error.to_string(), remedy));
-            }
-        }
-    }
-    for pipeline in &project.pipelines {
-        checked.problems.extend(dead_letter_size(connection, pipeline).await);
-    }
-    checked
+/// Brokers that have answered.
+pub struct Brokers {
+    probe: Arc<Probe>,
+    connection: KafkaConnection,
 }
 
-fn remedy(error: &SourceError, topic: &str) -> String {
-    match error {
-        SourceError::Refused(text) if text.contains("no topic") => {
-            format!("make it: kafka-topics.sh --create --topic {topic} --partitions N, or correct the name")
-        }
-        _ => CREDENTIALS.to_owned(),
+impl Brokers {
+    /// Waits for an answer of any broker, no longer than `within`.
+    ///
+    /// # Errors
+    /// Where none answers, or the connection is refused.
+    pub async fn reach(connection: &KafkaConnection, topic: &str, within: Duration) -> Result<Self, SourceError> {
+        let until = Instant::now() + within;
+        listens(connection, until).await?;
+        let (connection, topic) = (connection.clone(), topic.to_owned());
+        // Why nobody answers, the client tells afterwards.
+        let left = until.saturating_duration_since(Instant::now() + LAST_WORDS).min(TIMEOUT);
+        let asked = tokio::task::spawn_blocking(move || {
+            let probe = Probe::new(&connection, TIMEOUT)?;
+            probe.answers(&topic, left)?;
+            Ok(Self { probe: Arc::new(probe), connection })
+        });
+        asked.await.map_err(|error| SourceError::Broken(error.to_string()))?
     }
+
+    /// Asks whether all topics of a project are there and large enough.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer any more.
+    pub async fn check(&self, project: &Project) -> Result<Checked, SourceError> {
+        let named: Vec<Named<'_>> = project.pipelines.iter().flat_map(topics_of).collect();
+        let mut checked = Checked::default();
+        for Named { pipeline, key, topic } in named {
+            let problem = |found: String, remedy: String| Problem::by_key(Some(&pipeline.name), &key, found, remedy);
+            match self.find(topic).await {
+                Ok(Some(count)) => {
+                    checked.partitions.insert(topic.to_owned(), count);
+                }
+                Ok(None) => {
+                    let brokers = &self.connection.brokers;
+                    let first = brokers.split(',').next().unwrap_or(brokers);
+                    checked.problems.push(problem(
+                        format!("Kafka at {brokers} has no topic {topic:?}"),
+                        format!(
+                            "correct the name, or make it: kafka-topics.sh --bootstrap-server {first} --create --topic \
+                             {topic} --partitions N"
+                        ),
+                    ));
+                }
+                // One problem says it all; each topic would say it again.
+                Err(error @ (SourceError::Unreachable { .. } | SourceError::Forbidden { setting: Some(_), .. })) => {
+                    return Err(error);
+                }
+                Err(error) => checked.problems.push(problem(
+                    error.to_string(),
+                    "correct the credentials under `kafka: properties:`, or the permissions of the user".to_owned(),
+                )),
+            }
+        }
+        let sizes = project.pipelines.iter().map(|pipeline| dead_letter_size(&self.connection, pipeline));
+        checked.problems.extend(join_all(sizes).await.into_iter().flatten());
+        Ok(checked)
+    }
+
+    async fn find(&self, topic: &str) -> Result<Option<usize>, SourceError> {
+        let (probe, topic) = (Arc::clone(&self.probe), topic.to_owned());
+        tokio::task::spawn_blocking(move || probe.find(&topic))
+            .await
+            .map_err(|error| SourceError::Broken(error.to_string()))?
+    }
+}
+
+/// Whether anybody listens at an address of `brokers`: the client itself would wait in silence where nobody does.
+async fn listens(connection: &KafkaConnection, until: Instant) -> Result<(), SourceError> {
+    let knock = async |address: &str| {
+        let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let full = if has_port { address.to_owned() } else { format!("{address}:{PORT_DEFAULT}") };
+        match timeout_at(until, TcpStream::connect(&full)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("{full}: {error}")),
+            Err(_) => Err(format!("{full}: no answer")),
+        }
+    };
+    let addresses = connection.brokers.split(',').map(str::trim);
+    let answers = join_all(addresses.map(knock)).await;
+    if answers.iter().any(Result::is_ok) {
+        return Ok(());
+    }
+    let message = answers.into_iter().filter_map(Result::err).collect::<Vec<_>>().join(", ");
+    Err(SourceError::Unreachable { system: format!("Kafka at {}", connection.brokers), message })
 }
 
 fn topics_of(pipeline: &Pipeline) -> Vec<Named<'_>> {
@@ -94,16 +148,9 @@ fn topics_of(pipeline: &Pipeline) -> Vec<Named<'_>> {
     named
 }
 
-async fn partitions(connection: &KafkaConnection, topic: &str) -> Result<usize, SourceError> {
-    let (connection, topic) = (connection.clone(), topic.to_owned());
-    tokio::task::spawn_blocking(move || Probe::new(&connection, TIMEOUT)?.partitions(&topic))
-        .await
-        .map_err(|error| SourceError::Broken(error.to_string()))?
-}
-
 /// A dead letter is larger than its record: a warning where its topic takes less than the source gives. What the topic
 /// does not take goes to the spill directory of one machine.
-pub async fn dead_letter_size(connection: &KafkaConnection, pipeline: &Pipeline) -> Option<Problem> {
+async fn dead_letter_size(connection: &KafkaConnection, pipeline: &Pipeline) -> Option<Problem> {
     /// What the headers of a dead letter may add.
     const HEADERS_BYTES: usize = 64 << 10;
     let DeadLetterSettings::Kafka { topic } = &pipeline.dead_letters else { return None };
@@ -126,4 +173,38 @@ pub async fn dead_letter_size(connection: &KafkaConnection, pipeline: &Pipeline)
         )
         .as_warning()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::EmbeddedBroker;
+    use super::*;
+
+    fn at(brokers: &str) -> KafkaConnection {
+        KafkaConnection { brokers: brokers.to_owned(), properties: BTreeMap::new() }
+    }
+
+    #[tokio::test]
+    async fn an_address_at_which_nobody_listens_is_told_at_once_and_by_itself() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let nobody = listener.local_addr().expect("bound").to_string();
+        drop(listener);
+        let error = Brokers::reach(&at(&nobody), "t", Duration::from_secs(3600)).await.err().expect("nobody is there");
+        assert!(error.to_string().contains(&format!("cannot be reached: {nobody}: ")), "{error}");
+        let broker = EmbeddedBroker::start(&[("t", 3)]).expect("it starts");
+        let both = at(&format!("{nobody},{}", broker.connection().brokers));
+        let brokers =
+            Brokers::reach(&both, "t", Duration::from_secs(60)).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(brokers.find("t").await.ok().flatten(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn who_listens_and_never_answers_is_waited_for_no_longer_than_allowed() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = silent.local_addr().expect("bound").to_string();
+        let connection = at(&address);
+        let reached = Brokers::reach(&connection, "t", Duration::from_millis(300));
+        let error = tokio::time::timeout(TIMEOUT - Duration::from_secs(3), reached).await.expect("in time").err();
+        assert!(matches!(error, Some(SourceError::Unreachable { .. })), "{error:?}");
+    }
 }

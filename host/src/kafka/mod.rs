@@ -10,7 +10,8 @@
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order and tries again without end, `delivery`
 //!   notes what became of them.
-//! - [`EmbeddedBroker`] for the demo, [`check()`] for `pelton check --online`, [`admin`] for topics.
+//! - [`EmbeddedBroker`] for the demo, [`Brokers`] for what is asked before a start and by `pelton check --online`,
+//!   [`admin`] for topics.
 //! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
 //!
 //! Never commits a position that nobody handed over, never takes a time-out for a delivery, and never passes over
@@ -38,7 +39,7 @@ mod start;
 mod stats;
 
 pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
-pub use check::{check, dead_letter_size};
+pub use check::Brokers;
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
 pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
 pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};

@@ -28,6 +28,9 @@ use crate::config::{KafkaConnection, SourceSettings};
 use crate::pipeline::{Source, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
+/// The client's own `session.timeout.ms`.
+const SESSION_MS_DEFAULT: u64 = 45_000;
+
 /// How a source uses the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceOptions {
@@ -103,16 +106,6 @@ impl KafkaSource {
             member: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// Looks whether the topics are there, without joining the group.
-    ///
-    /// # Errors
-    /// Where the brokers cannot be reached or refuse, or a topic does not exist.
-    pub async fn look(&self) -> Result<(), SourceError> {
-        let inner = Arc::clone(&self.inner);
-        let looked = tokio::task::spawn_blocking(move || inner.look_up_topics()).await;
-        looked.map_err(|error| SourceError::Broken(error.to_string()))?.map(|_| ())
     }
 
     /// What this source counts.
@@ -257,6 +250,20 @@ impl Source for KafkaSource {
 
     fn blocked(&self) -> Option<String> {
         lock(&self.inner.member).as_ref().and_then(|member| member.context.blocked())
+    }
+
+    /// A new member is let in when every other has joined anew, or its session has ended. One that was killed joins no
+    /// more. (A fixed `group.instance.id` would let its successor in at once, but every daemon would need one of its own,
+    /// told from outside: two with the same one throw each other out.)
+    fn waits_for(&self) -> String {
+        let session = self.inner.connection.properties.get("session.timeout.ms");
+        let session_ms = session.and_then(|text| text.expose().parse().ok()).unwrap_or(SESSION_MS_DEFAULT);
+        format!(
+            "its consumer group {:?}: another member's session must end first where that one was killed (up to {} s), or \
+             what it has under way",
+            self.inner.settings.group,
+            session_ms.div_ceil(1000)
+        )
     }
 }
 

@@ -87,8 +87,9 @@ impl Runtime {
         }))
     }
 
-    /// Threads that call plugins at once.
-    pub(super) fn compute_threads(&self) -> usize {
+    /// Threads that call plugins at once, each with an instance of its own.
+    #[must_use]
+    pub fn compute_threads(&self) -> usize {
         self.compute_threads
     }
 

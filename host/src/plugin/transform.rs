@@ -72,21 +72,7 @@ impl WasmTransform {
             return Err(LoadError::WrongWorld { exports: description.exports });
         }
         check_imports(&description, grants).map_err(LoadError::Refused)?;
-        let component = runtime.component(bytes, description.digest, limits.trusted)?;
-        let interface = |error: wasmtime::Error| LoadError::Interface { message: cut(format!("{error:#}")) };
-        let linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
-        let pre = TransformPre::new(linked.instantiate_pre(&component).map_err(interface)?).map_err(interface)?;
-        let imports = |capability| description.capabilities.contains(&capability);
-        let plan = Plan {
-            pre,
-            limits,
-            config_text: config.to_string(),
-            config: Arc::new(top_level(config)),
-            metric_names: Arc::<MetricNames>::default(),
-            may_log: grants.contains(&Capability::Log),
-            clock: imports(Capability::Clock),
-            random: imports(Capability::Random),
-        };
+        let plan = plan(runtime, bytes, &description, config, grants, limits)?;
         let (instance, given, logs) = Instance::start(&plan)?;
         let subscription = subscription::check(given).map_err(|problems| LoadError::Subscription { problems })?;
         Ok(Self {
@@ -98,6 +84,25 @@ impl WasmTransform {
             runtime: Arc::clone(runtime),
             first_words: logs,
         })
+    }
+
+    /// What a plugin that lacks a grant says against its configuration, so that one mistake does not hide the other. What
+    /// it is not granted is not there: a call of it is the end of the try, and nothing is known.
+    #[must_use]
+    pub fn refused_configuration(
+        runtime: &Arc<Runtime>,
+        path: &Path,
+        config: &serde_json::Value,
+        grants: &BTreeSet<Capability>,
+        limits: Limits,
+    ) -> Option<String> {
+        let bytes = read(path).ok()?;
+        let description = describe(&bytes).ok().filter(|description| description.world == "transform")?;
+        let plan = plan(runtime, &bytes, &description, config, grants, limits).ok()?;
+        match Instance::start(&plan) {
+            Err(LoadError::Config { message }) => Some(message),
+            _ => None,
+        }
     }
 
     /// What the component says about itself.
@@ -198,6 +203,35 @@ impl std::fmt::Debug for WasmTransform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WasmTransform").field("name", &self.name).field("digest", &self.description.digest).finish()
     }
+}
+
+/// Compiles a component and links what it is granted; what else it asks for is a trap.
+fn plan(
+    runtime: &Arc<Runtime>,
+    bytes: &[u8],
+    description: &Description,
+    config: &serde_json::Value,
+    grants: &BTreeSet<Capability>,
+    limits: Limits,
+) -> Result<Plan, LoadError> {
+    let component = runtime.component(bytes, description.digest, limits.trusted)?;
+    let interface = |error: wasmtime::Error| LoadError::Interface { message: cut(format!("{error:#}")) };
+    let mut linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
+    if description.capabilities.iter().any(|capability| !grants.contains(capability)) {
+        linked.define_unknown_imports_as_traps(&component).map_err(interface)?;
+    }
+    let pre = TransformPre::new(linked.instantiate_pre(&component).map_err(interface)?).map_err(interface)?;
+    let imports = |capability| description.capabilities.contains(&capability);
+    Ok(Plan {
+        pre,
+        limits,
+        config_text: config.to_string(),
+        config: Arc::new(top_level(config)),
+        metric_names: Arc::<MetricNames>::default(),
+        may_log: grants.contains(&Capability::Log),
+        clock: imports(Capability::Clock),
+        random: imports(Capability::Random),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {

@@ -1,11 +1,15 @@
 //! What happens between reading a project and reading its first record, for `run` and `check` alike.
 //!
 //! In: a [`Reading`] or a [`Project`], and the engine that runs plugins. Out: every pipeline with its plugins loaded,
-//! granted, configured and fitted to its outputs, or every mistake. Only [`ask`] opens connections; nothing here reads or
-//! writes a record.
+//! granted, configured and fitted to its outputs, or every mistake. Only [`reach`] (and [`ask`], which is it and [`look`])
+//! opens connections; nothing here reads or writes a record.
 
+mod blame;
+mod budget;
 mod fit;
 mod online;
+mod rows;
+mod services;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +22,8 @@ use crate::config::{
 use crate::pipeline::{CellSpec, Transform as _};
 use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
 use fit::{Fit, feeders, subscriptions};
-pub use online::ask;
+pub use online::{Asked, ask, look};
+pub use services::{Absent, Services, reach};
 use tables::TableFacts;
 
 /// A pipeline that could run at once.
@@ -53,12 +58,17 @@ pub fn start<E>(
     runtime: impl FnOnce(&config::Settings) -> Result<Arc<Runtime>, E>,
 ) -> Result<(Project, Vec<PreparedPipeline>), StartError<E>> {
     let reading = config::read(dir, environment);
+    if !dir.join("pelton.yaml").is_file() {
+        // The engine would make its cache there.
+        return Err(StartError::Config(ConfigErrors::new(reading.problems)));
+    }
     let runtime = runtime(&reading.settings).map_err(StartError::Runtime)?;
     let mut examined = examine(&reading, &runtime);
     if examined.problems.iter().any(Problem::is_error) {
         return Err(StartError::Config(ConfigErrors::new(examined.problems)));
     }
-    let project = reading.into_project().map_err(StartError::Config)?;
+    let mut project = reading.into_project().map_err(StartError::Config)?;
+    project.warnings = examined.problems;
     let prepared = project
         .pipelines
         .iter()
@@ -116,7 +126,17 @@ pub fn examine(reading: &Reading, runtime: &Arc<Runtime>) -> Examined {
         problems.extend(fit(draft, &loaded).into_iter().map(|problem| masked(problem, &reading.mask)));
         transforms.insert(draft.name.clone(), loaded);
     }
+    let steps = reading.drafts.iter().flat_map(|draft| draft.steps.iter().map(|(_, step)| (&*draft.name, step)));
+    // A budget with a mistake in it is none.
+    let has_budget = !reading.problems.iter().any(|problem| problem.pipeline.is_none() && problem.key == "memory");
+    let over_budget = budget::of_plugins(steps, runtime.compute_threads(), reading.settings.memory_bytes);
+    let over_budget = over_budget.filter(|_| has_budget);
     place(&reading.positions, &mut problems);
+    problems.extend(over_budget.map(|problem| {
+        let problem = reading.positions.place(problem);
+        // Where the default holds, nothing of it is written.
+        if problem.line == 0 { Problem { line: 1, column: 1, ..problem } } else { problem }
+    }));
     problems.extend(reading.problems.iter().cloned());
     Examined { problems: ConfigErrors::new(problems).0, transforms }
 }
@@ -134,9 +154,7 @@ fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
     if let Some(pipeline) = &draft.pipeline {
         let tables =
             pipeline.outputs.iter().filter_map(|(name, output)| TableFacts::of_files(&draft.name, name, output));
-        // How many partitions the topics have only the brokers know.
-        let topics = &pipeline.source.topics;
-        problems.extend(tables.filter_map(|table| table.rows_of_several_partitions(topics, topics.len())));
+        problems.extend(rows::fed_by_several_partitions(pipeline, &tables.collect::<Vec<_>>(), None));
     }
     problems
 }
@@ -181,7 +199,19 @@ fn load(
                 transform.tell_first_words(mask);
                 loaded.push((*index, Arc::new(transform)));
             }
-            Err(error) => problems.extend(load_problems(pipeline, *index, step, &error, mask)),
+            Err(error) => {
+                problems.extend(load_problems(pipeline, *index, step, &error, mask));
+                if let LoadError::Refused(refusal) = &error
+                    && refusal.unknown.is_empty()
+                    && refusal.versions.is_empty()
+                {
+                    let (config, grants) = (&step.config, &step.grants);
+                    let message =
+                        WasmTransform::refused_configuration(runtime, &step.artifact, config, grants, step.limits);
+                    problems
+                        .extend(message.map(|message| refused_configuration(pipeline, *index, step, &message, mask)));
+                }
+            }
         }
     }
     loaded
@@ -195,11 +225,7 @@ fn load_problems(pipeline: &str, index: usize, step: &Step, error: &LoadError, m
     };
     match error {
         LoadError::Refused(refusal) => refused(name, refusal, problem),
-        LoadError::Config { message } => vec![problem(
-            "config",
-            format!("the plugin `{name}` refuses its configuration: {message}"),
-            "write what its README asks for",
-        )],
+        LoadError::Config { message } => vec![refused_configuration(pipeline, index, step, message, mask)],
         LoadError::Host { message } => vec![problem(
             "plugin",
             format!("the plugin `{name}` cannot be started on this machine: {message}"),
@@ -211,6 +237,14 @@ fn load_problems(pipeline: &str, index: usize, step: &Step, error: &LoadError, m
             &format!("see what it is with: pelton plugin inspect {}", step.artifact.display()),
         )],
     }
+}
+
+/// A plugin's word against its configuration, at the key that it is about.
+fn refused_configuration(pipeline: &str, index: usize, step: &Step, message: &str, mask: &Mask) -> Problem {
+    let below = blame::key(&step.config, message).unwrap_or_default();
+    let found = mask.apply(&format!("the plugin `{}` refuses its configuration: {message}", step.plugin));
+    let key = format!("steps[{index}].config{below}");
+    Problem::by_key(Some(pipeline), key, found, "write what its README asks for")
 }
 
 fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -> Problem) -> Vec<Problem> {

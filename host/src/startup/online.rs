@@ -1,31 +1,75 @@
-//! What Kafka and Cassandra say about a project.
+//! What Kafka and Cassandra say about a project, for `pelton check --online` and a start alike.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::fit::{feeders, fields_set, subscriptions};
+use super::services::{Absent, Services, kafka_problem, reach};
 use super::tables::TableFacts;
-use super::{Loaded, masked};
+use super::{Loaded, masked, rows};
 use crate::cassandra::check::{self as cassandra, TableCheck};
 use crate::config::{Output, Pipeline, Problem, Project, Reading};
-use crate::kafka;
 
-/// Asks whether topics are there and large enough, whether tables fit what plugins set, and whether updates of one row
-/// keep their order. Pipelines with a mistake in their file are passed over. Writes nothing.
-pub async fn ask(reading: &Reading, loaded: &Loaded) -> Vec<Problem> {
+/// What the services of a project say.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Services that do not answer: waiting may help.
+    pub unreachable: Vec<Problem>,
+    /// Everything else that is wrong, and warnings.
+    pub problems: Vec<Problem>,
+}
+
+impl Asked {
+    /// All of it.
+    pub fn all(&self) -> impl Iterator<Item = &Problem> {
+        self.unreachable.iter().chain(&self.problems)
+    }
+}
+
+/// Asks whether the services answer, topics are there and large enough, tables fit what plugins set, and updates of one
+/// row keep their order. Pipelines with a mistake in their file are passed over. Writes nothing.
+pub async fn ask(reading: &Reading, loaded: &Loaded) -> Asked {
     let project = reading.valid_part();
-    let kafka = kafka::check(&project).await;
-    let mut problems = kafka.problems;
-    problems.extend(tables(&project, loaded, &kafka.partitions).await);
-    let problems: Vec<Problem> = problems.into_iter().map(|problem| project.place(problem)).collect();
+    let (services, absent) = reach(&project, Duration::ZERO).await;
+    look(&project, loaded, &services, absent).await
+}
+
+/// The same of a project, with the services that have been reached.
+pub async fn look(project: &Project, loaded: &Loaded, services: &Services, absent: Absent) -> Asked {
+    let Absent { mut unreachable, refused: mut problems } = absent;
+    let mut partitions = None;
+    if let Some(brokers) = &services.kafka {
+        match brokers.check(project).await {
+            Ok(checked) => {
+                problems.extend(checked.problems);
+                partitions = Some(checked.partitions);
+            }
+            Err(error) => {
+                let (problem, is_transient) = kafka_problem(&error, project.settings.startup_wait);
+                if is_transient { &mut unreachable } else { &mut problems }.push(problem);
+            }
+        }
+    }
+    problems.extend(tables(project, loaded, services, partitions.as_ref()).await);
+    let place = |problems: Vec<Problem>| -> Vec<Problem> {
+        problems.into_iter().map(|problem| project.place(problem)).collect()
+    };
+    let (unreachable, problems) = (place(unreachable), place(problems));
     let is_wrong = |warning: &Problem| {
         let same = |problem: &Problem| (&problem.file, &problem.key) == (&warning.file, &warning.key);
         problems.iter().any(|problem| problem.is_error() && same(problem))
     };
     // The size of a topic that is not there, say.
-    problems.iter().filter(|problem| problem.is_error() || !is_wrong(problem)).cloned().collect()
+    let problems = problems.iter().filter(|problem| problem.is_error() || !is_wrong(problem)).cloned().collect();
+    Asked { unreachable, problems }
 }
 
-async fn tables(project: &Project, loaded: &Loaded, partitions: &BTreeMap<String, usize>) -> Vec<Problem> {
+async fn tables(
+    project: &Project,
+    loaded: &Loaded,
+    services: &Services,
+    partitions: Option<&BTreeMap<String, usize>>,
+) -> Vec<Problem> {
     let mut asked = Vec::new();
     let mut facts = Vec::new();
     for pipeline in &project.pipelines {
@@ -40,8 +84,8 @@ async fn tables(project: &Project, loaded: &Loaded, partitions: &BTreeMap<String
         }
     }
     let mut problems = Vec::new();
-    if let Some(connection) = project.settings.cassandra.as_ref().filter(|_| !asked.is_empty()) {
-        let checked = cassandra::check(connection, &asked).await;
+    if let Some(session) = &services.cassandra {
+        let checked = cassandra::check(session, &asked).await;
         problems.extend(checked.problems);
         let asked = facts.iter_mut().filter(|(_, output, _)| matches!(output, Output::Cassandra(_)));
         for ((.., table), known) in asked.zip(checked.tables) {
@@ -50,25 +94,22 @@ async fn tables(project: &Project, loaded: &Loaded, partitions: &BTreeMap<String
             }
         }
     }
+    let mut told = Vec::new();
     for (pipeline, _, table) in &facts {
-        let told = table_problems(pipeline, table, loaded, partitions);
-        problems.extend(told.into_iter().map(|problem| masked(problem, &project.mask)));
+        told.extend(fit(pipeline, table, loaded));
     }
+    for pipeline in &project.pipelines {
+        let tables = facts.iter().filter(|(of, ..)| of.name == pipeline.name).map(|(.., table)| table);
+        told.extend(rows::fed_by_several_partitions(pipeline, tables, partitions));
+    }
+    problems.extend(told.into_iter().map(|problem| masked(problem, &project.mask)));
     problems
 }
 
-fn table_problems(
-    pipeline: &Pipeline,
-    table: &TableFacts<'_>,
-    loaded: &Loaded,
-    partitions: &BTreeMap<String, usize>,
-) -> Vec<Problem> {
-    let topics = &pipeline.source.topics;
-    let partitions = topics.iter().map(|topic| partitions.get(topic).copied().unwrap_or(1)).sum();
-    let mut problems: Vec<Problem> = table.rows_of_several_partitions(topics, partitions).into_iter().collect();
+fn fit(pipeline: &Pipeline, table: &TableFacts<'_>, loaded: &Loaded) -> Vec<Problem> {
     let steps = loaded.get(&pipeline.name).map(Vec::as_slice).unwrap_or_default();
-    if steps.len() == pipeline.steps.len() {
-        problems.extend(table.fit(&feeders(table.output, &subscriptions(steps)), Some(pipeline.source.format)));
+    if steps.len() < pipeline.steps.len() {
+        return Vec::new();
     }
-    problems
+    table.fit(&feeders(table.output, &subscriptions(steps)), Some(pipeline.source.format))
 }

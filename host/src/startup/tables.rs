@@ -1,9 +1,8 @@
 //! What tables say about the plugins and topics that feed them.
 //!
 //! In: the outputs that are tables, as far as their columns and keys are known (from the files alone; more of Cassandra's
-//! once it was asked), what plugins set, and how many partitions a pipeline reads. Out: a [`Problem`] for each column that
-//! would miss what a plugin has set around it or within it, for each type and key that no value will fit, and a warning
-//! for rows that several partitions may feed. Pure.
+//! once it was asked), and what plugins set. Out: a [`Problem`] for each column that would miss what a plugin has set
+//! around it or within it, and for each type and key that no value will fit. Pure.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +19,7 @@ pub(crate) struct TableFacts<'t> {
     pub(crate) output: &'t str,
     /// `cassandra` or `sqlite`.
     kind: &'static str,
-    settings: &'t TableOutput,
+    pub(super) settings: &'t TableOutput,
     /// Every column that is known, and what fills it.
     pub(crate) columns: Vec<CellSpec>,
     /// The primary key, where it is known; then so are all columns.
@@ -43,7 +42,7 @@ impl<'t> TableFacts<'t> {
         Some(Self { pipeline, output: name, kind, settings, columns, key })
     }
 
-    fn problem(&self, below: &str, found: String, remedy: impl Into<String>) -> Problem {
+    pub(super) fn problem(&self, below: &str, found: String, remedy: impl Into<String>) -> Problem {
         let key = format!("outputs.{}.{}.{below}", self.output, self.kind);
         Problem::by_key(Some(self.pipeline), key, found, remedy)
     }
@@ -163,42 +162,6 @@ impl<'t> TableFacts<'t> {
             )
         })
     }
-
-    /// Warns where updates of one row may come from several partitions, between which there is no order. Known only
-    /// where `tombstones: delete` says which columns the record's key fills.
-    pub(super) fn rows_of_several_partitions(&self, topics: &[String], partitions: usize) -> Option<Problem> {
-        let (Tombstones::Delete { key: given }, Some(key)) = (&self.settings.tombstones, &self.key) else {
-            return None;
-        };
-        if topics.len().max(partitions) < 2 {
-            return None;
-        }
-        let table = &self.settings.table;
-        let outside: Vec<&str> = given.iter().filter(|column| !key.contains(column)).map(String::as_str).collect();
-        let (found, remedy) = if !outside.is_empty() {
-            let (outside, key) = (outside.join(", "), key.join(", "));
-            (
-                format!(
-                    "the record's key has {outside} beside the key ({key}) of {table}: updates of one row may come from \
-                     several partitions, and only those of one partition keep their order"
-                ),
-                format!("let the topic's key be ({key}) alone, or put {outside} into the table's key"),
-            )
-        } else if topics.len() > 1 {
-            (
-                format!(
-                    "{} topics write to {table}, whose key ({}) does not tell them apart: updates of one row keep their \
-                     order only where they come from one topic",
-                    topics.len(),
-                    key.join(", ")
-                ),
-                "let no key stand in two of the topics, or give each a table of its own".to_owned(),
-            )
-        } else {
-            return None;
-        };
-        Some(self.problem("table", found, remedy).as_warning())
-    }
 }
 
 #[cfg(test)]
@@ -277,27 +240,5 @@ mod tests {
             told(&output, &sets(&[]), Format::Json).len()
         };
         assert_eq!((keys(&["a"]), keys(&["b", "a"])), (1, 0));
-    }
-
-    #[test]
-    fn rows_that_several_partitions_may_feed_are_a_warning() {
-        let columns = [("a", "text"), ("b", "text")];
-        let warned = |key: &[&str], given: Option<&[&str]>, topics: &[&str], partitions: usize| {
-            let tombstones = given.map_or(Tombstones::Skip, |given| Tombstones::Delete {
-                key: given.iter().map(|column| (*column).to_owned()).collect(),
-            });
-            let output = Output::Sqlite(table(&columns, key, tombstones));
-            let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-            let facts = TableFacts::of_files("p", "default", &output).expect("a table");
-            let warning = facts.rows_of_several_partitions(&topics, partitions);
-            assert!(warning.iter().all(|warning| !warning.is_error()));
-            warning.is_some()
-        };
-        assert!(warned(&["a"], Some(&["a", "b"]), &["t"], 2), "b spreads the rows of one a");
-        assert!(!warned(&["a"], Some(&["a", "b"]), &["t"], 1), "one partition keeps all order");
-        assert!(!warned(&["a", "b"], Some(&["a", "b"]), &["t"], 9));
-        assert!(!warned(&["a", "b"], Some(&["a"]), &["t"], 9), "all rows of one a stand in its partition");
-        assert!(warned(&["a"], Some(&["a"]), &["t", "u"], 1));
-        assert!(!warned(&["a"], None, &["t", "u"], 9), "nobody knows the record's key");
     }
 }

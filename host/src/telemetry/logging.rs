@@ -8,6 +8,10 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::LogSettings;
 
+/// Cassandra's driver: silent unless it is named. It repeats each failed connection many times a second while a node is
+/// away; what that means for us is said by whoever waits for it.
+const DRIVER: &str = "scylla";
+
 /// The level is no level.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -45,7 +49,8 @@ fn filter(settings: &LogSettings, from_environment: Option<String>) -> Result<En
         Some(text) => ("RUST_LOG", text),
         None => ("log.level", settings.level.clone()),
     };
-    EnvFilter::try_new(&text).map_err(|error| LoggingError { source_name, message: format!("`{text}`: {error}") })
+    let quieted = if text.contains(DRIVER) { text.clone() } else { format!("{text},{DRIVER}=off") };
+    EnvFilter::try_new(quieted).map_err(|error| LoggingError { source_name, message: format!("`{text}`: {error}") })
 }
 
 #[cfg(test)]
@@ -58,9 +63,21 @@ mod tests {
 
     #[test]
     fn the_environment_goes_first() {
-        assert_eq!(filter(&settings("info"), None).expect("info is a level").to_string(), "info");
-        assert_eq!(filter(&settings("info"), Some("debug".into())).expect("debug is a level").to_string(), "debug");
-        assert_eq!(filter(&settings("warn"), Some("  ".into())).expect("nothing is set").to_string(), "warn");
+        let level = |settings: &LogSettings, environment: Option<&str>| {
+            let filter = filter(settings, environment.map(str::to_owned)).expect("a level");
+            filter.max_level_hint().expect("a level").to_string()
+        };
+        assert_eq!(level(&settings("info"), None), "info");
+        assert_eq!(level(&settings("info"), Some("debug")), "debug");
+        assert_eq!(level(&settings("warn"), Some("  ")), "warn");
+    }
+
+    #[test]
+    fn the_driver_of_cassandra_is_silent_unless_it_is_named() {
+        let quiet = filter(&settings("info"), None).expect("a level").to_string();
+        assert!(quiet.contains("scylla=off") && quiet.contains("info"), "{quiet}");
+        let loud = filter(&settings("info,scylla=warn"), None).expect("levels").to_string();
+        assert!(loud.contains("scylla=warn") && !loud.contains("off"), "{loud}");
     }
 
     #[test]

@@ -296,7 +296,8 @@ async fn a_check_tells_tables_columns_and_types_by_key() {
             TableCheck { pipeline: "shop", output_name: "default", output: &orders, fields: &fields },
             TableCheck { pipeline: "shop", output_name: "more", output: &absent, fields: &[] },
         ];
-        let problems = check(&settings(&address()), &tables).await.problems;
+        let session = connect(&settings(&address())).await.expect("Cassandra answers");
+        let problems = check(&session, &tables).await.problems;
         let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
         let expected = [
             "outputs.default.cassandra.table",
@@ -305,10 +306,6 @@ async fn a_check_tells_tables_columns_and_types_by_key() {
         ];
         assert_eq!(keys, expected, "{problems:?}");
         assert_eq!(problems[2].remedy, "did you mean orders?");
-
-        let nobody = check(&settings("127.0.0.1:1"), &tables).await.problems;
-        assert_eq!(nobody.len(), 1, "one connection is one problem: {nobody:?}");
-        assert_eq!(nobody[0].key, "cassandra.contact_points");
     })
     .await;
 }

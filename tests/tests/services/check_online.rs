@@ -24,7 +24,7 @@ async fn ask(settings: &str, pipeline: &str) -> Vec<Problem> {
     let runtime: Arc<Runtime> = Runtime::new(None, 1).expect("an engine");
     let examined = startup::examine(&reading, &runtime);
     assert!(examined.problems.is_empty(), "{:?}", examined.problems);
-    startup::ask(&reading, &examined.transforms).await
+    startup::ask(&reading, &examined.transforms).await.all().cloned().collect()
 }
 
 fn settings() -> String {
@@ -112,7 +112,13 @@ async fn rows_that_several_partitions_may_feed_are_a_warning() {
         let problems = ask(&settings(), &pipeline("by_order", "{ delete: [shop, order_id] }")).await;
         assert!(problems.is_empty(), "the record's key is the table's: {problems:?}");
         let problems = ask(&settings(), &pipeline("by_shop", "skip")).await;
-        assert!(problems.is_empty(), "nobody knows the record's key: {problems:?}");
+        assert_eq!(places(&problems), [(6, "outputs.default.cassandra.table", Severity::Warning)], "{problems:?}");
+        assert!(problems[0].found.contains("has 3 partitions, and nothing says"), "{problems:?}");
+        for (keyed_by, is_told) in [("[shop]", false), ("[shop, order_id]", true), ("anything", false)] {
+            let text = pipeline("by_shop", "skip").replacen("source:", &format!("source:\n  keyed_by: {keyed_by}"), 1);
+            let problems = ask(&settings(), &text).await;
+            assert_eq!(problems.len(), usize::from(is_told), "{keyed_by}: {problems:?}");
+        }
         let problems = ask(&settings(), &pipeline("by_order", "{ delete: [shop] }")).await;
         let expected = [(7, "outputs.default.cassandra.tombstones.delete", Severity::Error)];
         assert_eq!(places(&problems), expected, "{problems:?}");
