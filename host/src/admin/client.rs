@@ -14,8 +14,8 @@ use crate::status::ProcessStatus;
 /// How long to wait for a connection and for plain reads.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait for a command: a pause drains first.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long to wait for a command: a pause drains first, for as long as the project's `drain` says: ten minutes at most.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(630);
 
 /// Speaks to one daemon.
 #[derive(Debug, Clone)]
@@ -37,6 +37,9 @@ pub enum ClientError {
         /// What the system said.
         message: String,
     },
+    /// The daemon has no such pipeline.
+    #[error("{0}")]
+    NoSuchPipeline(String),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -85,7 +88,7 @@ impl AdminClient {
         self.read(request.call())
     }
 
-    /// Pauses a pipeline; answers when it stands still.
+    /// Pauses a pipeline; answers when it stands still and what was done is committed, or when the drain's time is over.
     ///
     /// # Errors
     /// Where nobody answers, or the daemon refuses.
@@ -124,6 +127,7 @@ impl AdminClient {
             return serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()));
         }
         match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) if code == ureq::http::StatusCode::NOT_FOUND => Err(ClientError::NoSuchPipeline(problem.error)),
             Ok(problem) => Err(ClientError::Refused(problem.error)),
             Err(_) => Err(unreadable(format!("it answers with status {code}"))),
         }

@@ -1,11 +1,15 @@
 //! Where the running daemon of a project answers: for the verbs that ask it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::Failure;
+use super::{Failure, is_no_project};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::config;
+
+/// How long an address of several is given to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which daemon to ask.
 #[derive(Debug, clap::Args)]
@@ -13,9 +17,27 @@ pub(super) struct DaemonArgs {
     /// The project directory; its pelton.yaml says where the daemon listens
     #[arg(default_value = ".", value_name = "DIR")]
     dir: PathBuf,
-    /// Ask the daemon at this address, whatever pelton.yaml says
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Ask the daemon at this address, whatever pelton.yaml says; a name must be this machine's
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     admin: Option<SocketAddr>,
+}
+
+/// An address, or a name of this machine: who answers under another machine's name is up to whoever answers for names.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    const WHAT: &str = "write a host and a port, like 127.0.0.1:8787 or localhost:8787";
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(WHAT)?;
+    port.parse::<u16>().map_err(|_| WHAT)?;
+    let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{host}: {error}"))?.collect();
+    if let Some(other) = found.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(format!("{host} is {}, another machine or open to others: write the address itself", other.ip()));
+    }
+    // A name may stand for two addresses, of which the daemon listens on one.
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, CONNECT_TIMEOUT).is_ok();
+    let address = found.iter().find(answers).or_else(|| found.first());
+    address.copied().ok_or_else(|| format!("{host} has no address"))
 }
 
 impl DaemonArgs {
@@ -24,7 +46,7 @@ impl DaemonArgs {
         if let Some(address) = self.admin {
             return Ok(AdminClient::new(address));
         }
-        if !self.dir.join("pelton.yaml").is_file() {
+        if is_no_project(&self.dir) {
             return Err(Failure::usage(format_args!(
                 "there is no pelton.yaml in {}; name the project directory, or the daemon's address with --admin",
                 self.dir.display()
@@ -44,6 +66,27 @@ impl DaemonArgs {
 pub(super) fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::NoAnswer { .. } => Failure::unavailable(error),
+        ClientError::NoSuchPipeline(_) => Failure::usage(error),
         ClientError::Refused(_) | ClientError::Unreadable { .. } => Failure::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine_are_addresses_too() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listens = listener.local_addr().expect("bound");
+        assert_eq!(address(&format!("localhost:{}", listens.port())), Ok(listens));
+        assert_eq!(address("10.0.0.7:1"), "10.0.0.7:1".parse().map_err(|_| String::new()));
+        assert_eq!(address("[::1]:1"), "[::1]:1".parse().map_err(|_| String::new()));
+        for wrong in ["localhost", "localhost:", "localhost:http", "localhost:70000", "", ":"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        // A name that stands for an address which others can reach.
+        let open = address("0.0.0.0.:1").or_else(|_| address("0:1"));
+        assert!(open.is_err(), "{open:?}");
     }
 }

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Outcome, note, say, say_json};
+use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::config::LogSettings;
-use crate::demo::{self, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
+use crate::demo::{self, DemoError, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
 
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
@@ -77,20 +77,30 @@ pub(super) fn run(args: Args) -> Outcome {
     // What the daemon has to say would run through the live line; RUST_LOG shows more.
     crate::telemetry::init_logging(&LogSettings { json: false, level: "error".into() })?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let summary = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let interrupt = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stopping.cancel();
-            }
-        });
-        let mut live = Live::new(options.length);
-        let summary = demo::run(&options, &stop, |progress| live.show(progress)).await;
-        live.end();
-        interrupt.abort();
-        summary
-    })?;
+    let existing = match &options.directory {
+        Directory::Existing(dir) => Some(dir.as_path()),
+        Directory::Keep(_) | Directory::Temporary => None,
+    };
+    let summary = runtime
+        .block_on(async {
+            let stop = CancellationToken::new();
+            let stopping = stop.clone();
+            let interrupt = tokio::spawn(async move {
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    stopping.cancel();
+                }
+            });
+            let mut live = Live::new(options.length);
+            let summary = demo::run(&options, &stop, |progress| live.show(progress)).await;
+            live.end();
+            interrupt.abort();
+            summary
+        })
+        .map_err(|error| match &error {
+            DemoError::Directory { .. } => Failure::usage(error),
+            DemoError::Start(_) if existing.is_some_and(is_no_project) => Failure::usage(error),
+            _ => Failure::from(error),
+        })?;
     if args.json {
         say_json(&summary)?;
     } else {

@@ -22,6 +22,7 @@ mod status;
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ColorChoice, Parser, Subcommand};
@@ -31,8 +32,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
   1  it failed, or what was checked is not as it should be
-  2  the command line is wrong
-  3  a service that it needs cannot be reached
+  2  the command line is wrong: an argument that is unknown, missing, or will not do, such as a directory
+     that is no project, a file that is not there, a name that is taken, a pipeline that there is not
+  3  a service that it needs cannot be reached, and nothing else is wrong
   4  it was told twice to end, and ended at once: what was under way will be repeated
 
 Standard output holds the result alone (with --json: one object); progress and errors go to standard error.";
@@ -88,9 +90,9 @@ pub enum Exit {
     Success = 0,
     /// It failed, or what was checked is not as it should be.
     Failed = 1,
-    /// The command line is wrong.
+    /// The command line is wrong: an argument that is unknown, missing, or will not do.
     Usage = 2,
-    /// A service that it needs cannot be reached.
+    /// A service that it needs cannot be reached, and nothing else is wrong.
     Unavailable = 3,
     /// It was told twice to end, and ended at once: what was under way will be repeated.
     AtOnce = 4,
@@ -141,6 +143,11 @@ impl<E: std::error::Error> From<E> for Failure {
         }
         Self { message, exit: Exit::Failed }
     }
+}
+
+/// Whether a directory that was given as an argument is none of a project.
+fn is_no_project(dir: &Path) -> bool {
+    !dir.join("pelton.yaml").is_file()
 }
 
 /// The command line as clap knows it: for tests that hold what the papers say against it.

@@ -1,12 +1,12 @@
 //! `pelton plugin build [DIR]`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Exit, Outcome, human_bytes, note, say, say_json};
+use super::{Exit, Failure, Outcome, human_bytes, note, say, say_json};
 use crate::config::{self, ProcessEnvironment};
-use crate::plugin::build::{self, Built, Places, Request, Toolchain, toolchain};
+use crate::plugin::build::{self, BuildError, Built, Places, Request, Toolchain, toolchain};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -31,14 +31,21 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
+    if !args.dir.is_dir() {
+        return Err(Failure::usage(format_args!("{}: there is no such directory", args.dir.display())));
+    }
     let toolchain = toolchain::find(&Places::of_this_machine())?;
     note(format_args!("Building with {toolchain}"));
     let request = Request { dir: args.dir, target_dir: args.target_dir, locked: args.locked, offline: args.offline };
-    let built = build::build(&request, &toolchain, |target_dir| {
+    let first = |target_dir: &Path| {
         note(format_args!(
             "The first build into {} takes a minute or two, the next ones some seconds",
             target_dir.display()
         ));
+    };
+    let built = build::build(&request, &toolchain, first).map_err(|error| match &error {
+        BuildError::NoCrate { .. } => Failure::usage(error),
+        _ => Failure::from(error),
     })?;
     if args.json {
         say_json(&report(&built, &toolchain))?;

@@ -16,7 +16,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let file = args.file.display();
-    let bytes = std::fs::read(&args.file).map_err(|error| Failure::new(format_args!("{file}: {error}")))?;
+    let bytes = std::fs::read(&args.file).map_err(|error| Failure::usage(format_args!("{file}: {error}")))?;
     let inspection = inspect(&bytes).map_err(|error| Failure::new(format_args!("{file}: {error}")))?;
     if args.json {
         say_json(&inspection)?;

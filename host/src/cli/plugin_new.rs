@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Exit, Outcome, say, say_json};
-use crate::plugin::scaffold::{self, SDK_COPY, Scaffold};
+use super::{Exit, Failure, Outcome, say, say_json};
+use crate::plugin::scaffold::{self, SDK_COPY, Scaffold, ScaffoldError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,7 +23,10 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let here = || PathBuf::from(if Path::new("pelton.yaml").is_file() { "plugins" } else { "." });
     let parent = args.dir.unwrap_or_else(here);
-    let made = scaffold::create(&args.name, &parent, args.sdk.as_deref())?;
+    let made = scaffold::create(&args.name, &parent, args.sdk.as_deref()).map_err(|error| match &error {
+        ScaffoldError::Io { .. } => Failure::from(error),
+        _ => Failure::usage(error),
+    })?;
     if args.json {
         say_json(&made)?;
     } else {

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 /// The directory itself where it is a plugin's, else the plugins directly below.
 fn plugins_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let named = |error: std::io::Error| Failure::new(format_args!("{}: {error}", dir.display()));
+    let named = |error: std::io::Error| Failure::usage(format_args!("{}: {error}", dir.display()));
     let is_plugin = |dir: &Path| dir.join("cases").is_dir() || dir.join("plugin.yaml").is_file();
     let whole = dir.canonicalize().map_err(named)?;
     if is_plugin(&whole) {
@@ -80,7 +80,7 @@ fn plugins_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     plugins.sort();
     if plugins.is_empty() {
         let dir = dir.display();
-        return Err(Failure::new(format_args!(
+        return Err(Failure::usage(format_args!(
             "{dir}: there is no plugin here, nor in a directory below: a plugin has a plugin.yaml and cases/"
         )));
     }
@@ -109,7 +109,7 @@ fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, args: &Args) -> Result<Pl
         reports.push(case.run(&plugin, args.bless)?);
     }
     if reports.is_empty() {
-        return Err(Failure::new(format_args!("{}: no case has such a name", dir.join("cases").display())));
+        return Err(Failure::usage(format_args!("{}: no case has such a name", dir.join("cases").display())));
     }
     let digest = Digest::of(&bytes).to_string();
     let passed = reports.iter().all(|case| case.passed);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, Failure, Outcome};
+use super::{Exit, Failure, Outcome, is_no_project};
 use crate::config::ProcessEnvironment;
 use crate::daemon::{Daemon, Ready, StartError};
 use crate::telemetry;
@@ -23,7 +23,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let ready = Ready::read(&args.dir, &ProcessEnvironment, telemetry::init_logging).map_err(failure)?;
+    let ready = Ready::read(&args.dir, &ProcessEnvironment, telemetry::init_logging).map_err(|error| match error {
+        StartError::Config(errors) if is_no_project(&args.dir) => Failure::usage(errors),
+        error => failure(error),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     let outcome = runtime.block_on(serve(ready));
     // What has not ended within its time (a client that waits for a broker) is not waited for.

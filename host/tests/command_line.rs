@@ -1,0 +1,82 @@
+//! What the command line says to wrong arguments, and that it leaves nothing behind where it has no business.
+
+#![allow(clippy::panic, reason = "a test says by panicking what it expected")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn pelton(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pelton")).args(arguments).current_dir(dir).output().expect("pelton runs")
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    entries.map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn wrong_arguments_have_one_exit_code_whatever_the_verb() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("a-file"), "").expect("a fresh file");
+    std::fs::create_dir(dir.path().join("empty")).expect("a fresh directory");
+    std::fs::create_dir_all(dir.path().join("taken/inside")).expect("a fresh directory");
+    for arguments in [
+        "fly",
+        "run --fast",
+        "run nowhere",
+        "run a-file",
+        "run empty",
+        "check nowhere",
+        "check empty",
+        "check empty --json",
+        "status nowhere",
+        "status empty",
+        "status --admin nonsense",
+        "status --admin localhost",
+        "pause",
+        "pause orders empty",
+        "resume orders empty",
+        "demo empty",
+        "demo --keep taken",
+        "demo --seconds 0",
+        "plugin new Not_A_Name",
+        "plugin new taken",
+        "plugin build nowhere",
+        "plugin build empty",
+        "plugin test nowhere",
+        "plugin test empty",
+        "plugin inspect nowhere.wasm",
+    ] {
+        let output = pelton(dir.path(), &arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(2), "pelton {arguments}: {output:?}");
+        let said = !output.stderr.is_empty() || !output.stdout.is_empty();
+        assert!(said, "pelton {arguments} says what is wrong");
+    }
+    assert_eq!(entries(&dir.path().join("empty")), Vec::<String>::new(), "nothing was left behind");
+    assert_eq!(entries(&dir.path().join("taken")), ["inside"]);
+    let mut here = entries(dir.path());
+    here.sort();
+    assert_eq!(here, ["a-file", "empty", "taken"]);
+    // It is there, and no plugin: that is no mistake of the command line.
+    assert_eq!(pelton(dir.path(), &["plugin", "inspect", "a-file"]).status.code(), Some(1));
+}
+
+#[test]
+fn verbs_in_an_empty_directory_leave_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for arguments in
+        [&["run"][..], &["check"], &["check", "--online"], &["status"], &["plugin", "build"], &["plugin", "test"]]
+    {
+        let output = pelton(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert_eq!(entries(dir.path()), Vec::<String>::new(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_daemon_is_asked_by_the_name_of_this_machine_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let output = pelton(dir.path(), &["status", "--admin", &format!("localhost:{}", nobody.port())]);
+    assert_eq!(output.status.code(), Some(3), "nobody answers there: {output:?}");
+}
