@@ -259,8 +259,8 @@ impl Source for KafkaSource {
         let session = self.inner.connection.properties.get("session.timeout.ms");
         let session_ms = session.and_then(|text| text.expose().parse().ok()).unwrap_or(SESSION_MS_DEFAULT);
         format!(
-            "its consumer group {:?}: another member's session must end first where that one was killed (up to {} s), or \
-             what it has under way",
+            "its consumer group {:?} to let it in: where a member was killed, that one's session must end first (up to {} \
+             s); others finish what they have under way",
             self.inner.settings.group,
             session_ms.div_ceil(1000)
         )

@@ -153,9 +153,7 @@ pub(super) fn kafka_problem(error: &SourceError, wait: Duration) -> (Problem, bo
 fn kafka_fault(error: &SourceError, wait: Duration) -> Fault {
     let is_transient = matches!(error, SourceError::Unreachable { .. });
     let problem = match error {
-        SourceError::Unreachable { .. } => {
-            Problem::by_key(None, "kafka.brokers", error.to_string(), remedy(wait))
-        }
+        SourceError::Unreachable { .. } => Problem::by_key(None, "kafka.brokers", error.to_string(), remedy(wait)),
         SourceError::Forbidden { message, setting: Some(setting) } => {
             Problem::by_key(None, format!("kafka.{setting}"), message, CREDENTIALS)
         }

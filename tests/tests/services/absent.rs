@@ -78,6 +78,58 @@ async fn what_is_absent_ends_the_start_with_address_key_and_file() {
     topic.delete().await;
 }
 
+fn check_online(dir: &Path) -> (Option<i32>, String) {
+    let mut check = std::process::Command::new(pelton_tests::process::program("pelton"));
+    let check = check.args(["check", "--online"]).arg(dir).output().expect("pelton runs");
+    (check.status.code(), String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_absent_is_named_at_once_by_a_start_and_by_a_check() {
+    let (kafka, cassandra) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let pipeline = pipeline("orders", "cassandra: { table: no_such_keyspace.orders }", "file: letters.jsonl");
+    let dir = project(&settings(&kafka, &cassandra, "4 s", 0), &pipeline);
+    let mut daemon = Process::daemon(dir.path(), "daemon");
+    let (code, log) = (daemon.end().await.code(), daemon.output());
+    let both = [
+        &format!("pelton.yaml:2:3: kafka.brokers: Kafka at {kafka} cannot be reached: {kafka}: Connection refused")[..],
+        &format!("pelton.yaml:4:3: cassandra.contact_points: Cassandra at {cassandra} cannot be reached"),
+        "`startup_wait` (here 4 s)",
+    ];
+    assert_says(&(code, log.clone()), 3, &both);
+    // Whom it waits for, every few seconds, in our own words alone.
+    for who in ["waiting: Kafka at", "waiting: Cassandra at"] {
+        assert_eq!(log.lines().filter(|line| line.contains(who)).count(), 2, "{who}: {log}");
+    }
+    assert!(!log.contains("scylla") && log.lines().count() < 16, "{log}");
+
+    let (code, said) = check_online(dir.path());
+    assert_eq!(code, Some(3), "{said}");
+    assert!(both[..2].iter().all(|part| said.contains(part)), "{said}");
+    // A mistake stays one when the service comes.
+    std::fs::write(dir.path().join("pipelines/other.yaml"), "source: { kafka: { topics: [a] } }\n").expect("written");
+    assert_eq!(check_online(dir.path()).0, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_tables_that_are_not_there_are_named_all_at_once() {
+    let (kafka, cassandra) = (kafka_support::brokers(), cassandra_support::address());
+    let pipeline =
+        pipeline("no-such-topic", "cassandra: { table: no_such_keyspace.orders }", "kafka: { topic: no-such-letters }");
+    let run = fails(settings(&kafka, &cassandra, "30 s", 0), pipeline).await;
+    let parts = [
+        "pipelines/orders.yaml:3:",
+        "no-such-topic",
+        "no_such_keyspace",
+        "no-such-letters",
+        "3 mistakes",
+        &format!("kafka-topics.sh --bootstrap-server {kafka} --create --topic no-such-topic"),
+    ];
+    assert_says(&run, 1, &parts);
+    let finding = format!("Kafka at {kafka} has no topic \"no-such-topic\"\n");
+    assert!(run.1.contains(&finding), "the remedy does not repeat what was found: {}", run.1);
+}
+
 /// Passes everything on to a service, from a port on which nobody listened until now.
 async fn appear(port: u16, service: String) {
     let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is still free");

@@ -66,6 +66,9 @@ async fn pause_answers_when_all_is_committed_and_its_resume_command_can_be_paste
         let log = daemon.output();
         assert!(log.contains("paused by an operator") && log.contains("stands still"), "{log}");
 
+        let nobody = pelton(&["pause", "clicks", "--admin", &admin]).await;
+        assert_eq!(nobody.status.code(), Some(2), "there is no such pipeline: {nobody:?}");
+
         // As it stands there, in any shell in any directory.
         let resume = pipeline["resume_command"].as_str().expect("a command").to_owned();
         let bin = program("pelton").parent().expect("a directory").display().to_string();
