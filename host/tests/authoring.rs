@@ -65,7 +65,7 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
     let wasm = dir.join("authoring-hello.wasm");
 
     pelton(&["plugin", "new", "authoring-hello", "--dir", parent]).expect(0);
-    let again = pelton(&["plugin", "new", "authoring-hello", "--dir", parent]).expect(1);
+    let again = pelton(&["plugin", "new", "authoring-hello", "--dir", parent]).expect(2);
     assert!(again.stderr.contains("something here already"), "{}", again.stderr);
 
     let unbuilt = pelton(&["plugin", "test", plugin]).expect(1);
@@ -196,7 +196,7 @@ fn with_a_change(dir: &Path, from: &str, to: &str) -> Ran {
 fn what_is_no_plugin_is_not_built() {
     let root = tempfile::tempdir().expect("a directory");
     let dir = root.path().to_str().expect("text");
-    let empty = pelton(&["plugin", "build", dir]).expect(1);
+    let empty = pelton(&["plugin", "build", dir]).expect(2);
     assert!(empty.stderr.contains("there is no Cargo.toml here"), "{}", empty.stderr);
 
     std::fs::create_dir(root.path().join("src")).expect("a directory");
@@ -213,7 +213,7 @@ fn what_is_no_plugin_is_not_built() {
 
 #[test]
 fn names_are_refused_with_a_better_one() {
-    let refused = pelton(&["plugin", "new", "My_Plugin", "--dir", "/nowhere"]).expect(1);
+    let refused = pelton(&["plugin", "new", "My_Plugin", "--dir", "/nowhere"]).expect(2);
     assert!(refused.stderr.contains("did you mean `my-plugin`?"), "{}", refused.stderr);
     pelton(&["plugin", "new"]).expect(2);
 }

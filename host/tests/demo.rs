@@ -98,7 +98,7 @@ fn what_a_pipeline_beside_it_did_is_told_although_the_demos_own_is_well() {
     assert_eq!(output.status.code(), Some(1), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("Of the demo's own pipeline, everything is where it belongs"), "{text}");
     assert!(text.contains("  failing         paused: "), "{text}");
-    for words in ["records failed", "events were not handled", &format!("{path}/pipelines/failing.yaml, then")] {
+    for words in ["failed within", "events were not handled", &format!("{path}/pipelines/failing.yaml, then")] {
         assert!(text.contains(words), "{words:?} is not in\n{text}");
     }
     assert!(!text.contains("`vat_percent` in"), "it was kept before: {text}");
@@ -149,7 +149,12 @@ fn interrupted_at(words: &str) -> (Output, Value) {
         .expect("the binary runs");
     let said = BufReader::new(child.stderr.take().expect("it is piped"));
     let mut lines = said.lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains(words)), "it never said `{words}`");
+    let mut before = Vec::new();
+    let has_said = lines.by_ref().any(|line| {
+        before.push(line);
+        before.last().is_some_and(|line| line.contains(words))
+    });
+    assert!(has_said, "it never said `{words}`, but {before:#?}");
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::INT).expect("the signal is sent");
     // What it still has to say must not fill the pipe.
