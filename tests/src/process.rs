@@ -174,15 +174,6 @@ impl Process {
         self.end().await
     }
 
-    /// Sends a signal by its name.
-    ///
-    /// # Panics
-    /// Where it cannot be sent.
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs").success());
-    }
-
     /// Its end, by itself.
     ///
     /// # Panics

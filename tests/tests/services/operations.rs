@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use pelton::clock::{Clock as _, SystemClock};
 use pelton_tests::process::{Process, get, program, until};
+use pelton_tests::proxy::Proxy;
 use serde_json::Value;
 
-use crate::cassandra_support::{Keyspace, Proxy, address, with_keyspace};
+use crate::cassandra_support::{Keyspace, address, with_keyspace};
 use crate::kafka_support::Topic;
 use crate::line_support::{COLUMNS, Producing, Wiring, order, positions, project};
 
@@ -89,7 +90,7 @@ async fn a_pause_that_cannot_finish_says_how_many_records_are_under_way() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
         let (topic, letters) = (Topic::new("stuck", 1).await, Topic::new("stuck-dlq", 1).await);
         keyspace.cql(&format!("CREATE TABLE KS.live ({COLUMNS})")).await;
-        let (table, proxy) = (format!("{}.live", keyspace.name), Proxy::start().await);
+        let (table, proxy) = (format!("{}.live", keyspace.name), Proxy::start(&address()).await);
         let mut wiring = wiring(&topic, &letters, &table, &proxy.address);
         wiring.drain = "1 s";
         let dir = project(&wiring);
