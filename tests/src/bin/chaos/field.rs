@@ -41,7 +41,7 @@ pub(super) struct Field {
     pub(super) tally: Tally,
     pub(super) producer: Producing,
     pub(super) slots: Vec<AsyncMutex<Slot>>,
-    consumer: Arc<BaseConsumer>,
+    consumer: Mutex<Arc<BaseConsumer>>,
     kafka_proxies: Vec<Proxy>,
     cassandra_proxy: Proxy,
     pub(super) brokers: AsyncMutex<Brokers>,
@@ -85,7 +85,7 @@ impl Field {
         let field = Self {
             producer: Producing::start(&bootstrap, ORDERS, options.rate, options.seed, ledger)?,
             slots: (0..SLOTS).map(slot).collect::<Result<_, _>>()?,
-            consumer: Arc::new(looking(&bootstrap, ORDERS)?),
+            consumer: Mutex::new(Arc::new(looking(&bootstrap, ORDERS)?)),
             voice,
             tally: Tally::default(),
             kafka_proxies,
@@ -170,7 +170,7 @@ impl Field {
 
     /// How many members the group has; none where the brokers do not tell.
     pub(super) async fn members(&self) -> Option<usize> {
-        let consumer = Arc::clone(&self.consumer);
+        let consumer = self.consumer();
         let asked = tokio::task::spawn_blocking(move || {
             let list = consumer.fetch_group_list(Some(ORDERS), Duration::from_secs(10)).ok()?;
             Some(list.groups().first()?.members().len())
@@ -178,14 +178,25 @@ impl Field {
         asked.await.ok().flatten()
     }
 
-    /// How much is committed, and how much there is; none where the brokers do not tell.
-    pub(super) async fn positions(&self) -> Option<(i64, i64)> {
-        let consumer = Arc::clone(&self.consumer);
+    /// Who asks the brokers.
+    fn consumer(&self) -> Arc<BaseConsumer> {
+        Arc::clone(&self.consumer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How much is committed, and how much there is; or what the brokers say instead.
+    pub(super) async fn positions(&self) -> Result<(i64, i64), Failure> {
+        let consumer = self.consumer();
         let asked = tokio::task::spawn_blocking(move || {
-            let committed = look::commits(&consumer).ok()?.values().map(|(offset, _)| offset).sum();
-            Some((committed, look::ends(&consumer).ok()?))
+            let committed = look::commits(&consumer)?.values().map(|(offset, _)| offset).sum();
+            Ok((committed, look::ends(&consumer)?))
         });
-        asked.await.ok().flatten()
+        let positions = asked.await?;
+        if positions.is_err() {
+            // A client that consumes nothing goes on asking the broker that led a partition once.
+            let anew = Arc::new(looking(&self.bootstrap, ORDERS)?);
+            *self.consumer.lock().unwrap_or_else(PoisonError::into_inner) = anew;
+        }
+        positions
     }
 
     /// Why a daemon is not ready; none where it is, or does not answer.
@@ -223,8 +234,8 @@ impl Field {
             let brokers = self.brokers.try_lock().map_or(BROKERS - 1, |brokers| brokers.alive());
             let faults: u64 = self.tally.counts().values().sum();
             let behind = match self.positions().await {
-                Some((committed, end)) => format!("{} behind", end - committed),
-                None => "brokers do not tell".to_owned(),
+                Ok((committed, end)) => format!("{} behind", end - committed),
+                Err(error) => format!("brokers do not tell ({error})"),
             };
             let sent = self.producer.sent();
             self.voice.say(&format!(

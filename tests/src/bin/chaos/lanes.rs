@@ -20,6 +20,8 @@ use super::until;
 
 /// How long a fault may take to meet somebody, on a machine that is busy.
 const MEET: Duration = Duration::from_secs(90);
+/// How long a daemon is frozen at most: one that was not in the group is not missed.
+const FROZEN: Duration = Duration::from_secs(30);
 /// How much longer than wanted a run may go on for kinds that have not met anybody.
 const OVERTIME: Duration = Duration::from_secs(300);
 
@@ -33,6 +35,7 @@ pub(super) async fn storm(field: &Field, seed: u64, lasts: Duration) -> Result<(
 
 async fn one_lane(field: &Field, mut deck: Deck, lasts: Duration) -> Result<(), Failure> {
     let began = Instant::now();
+    let mut recovers = Duration::ZERO;
     // A short run has short pauses.
     let pause_ms = (lasts.as_millis() as u64 / 15).clamp(1_000, 8_000);
     loop {
@@ -41,13 +44,15 @@ async fn one_lane(field: &Field, mut deck: Deck, lasts: Duration) -> Result<(), 
             return Ok(());
         }
         let pause = deck.between(300, pause_ms);
-        sleep(pause).await;
-        let fault = deck.deal(&field.tally);
+        sleep(pause.max(recovers)).await;
+        let (fault, struck) = (deck.deal(&field.tally), Instant::now());
         if strike(field, fault, &mut deck).await? {
             field.tally.count(fault);
         } else {
             field.voice.say(&format!("(met nobody, comes again: {})", fault.name()));
         }
+        // Services are there for as long as they were away, or nothing would get through any more.
+        recovers = if fault.lane() == Lane::Services { struck.elapsed() } else { Duration::ZERO };
     }
 }
 
@@ -92,7 +97,7 @@ async fn freeze(field: &Field, deck: &mut Deck) -> Result<bool, Failure> {
         if began.elapsed() > SESSION && field.members().await.is_some_and(|members| members < before) {
             break true;
         }
-        if began.elapsed() > MEET {
+        if began.elapsed() > FROZEN {
             break false;
         }
         sleep(Duration::from_millis(500)).await;

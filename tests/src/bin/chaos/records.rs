@@ -164,8 +164,8 @@ impl Maker {
         let timestamp_ms = now_ms - self.rng.random_range(0..2_000);
         match self.rng.random_range(0..10) {
             // Updated all the time, with everything that can happen to an order.
-            0..5 => self.hot(timestamp_ms),
-            5..8 => self.grouped(timestamp_ms),
+            0..4 => self.hot(timestamp_ms),
+            4..6 => self.grouped(timestamp_ms),
             // Written once: no later update can hide that it was lost.
             _ => {
                 let id = self.next;
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_key_is_always_of_one_partition_and_grouped_keys_get_all_their_updates() {
         let mut maker = Maker::new(3);
-        let mut records: Vec<Record> = (0..5_000).map(|_| maker.ordinary(1_700_000_000_000)).collect();
+        let mut records: Vec<Record> = (0..10_000).map(|_| maker.ordinary(1_700_000_000_000)).collect();
         records.extend(maker.finish_group(1_700_000_000_000));
         let mut homes = BTreeMap::<&str, (i32, u64)>::new();
         for record in &records {

@@ -84,7 +84,7 @@ async fn weather(dir: &Path, options: &Options) -> Result<Report, Failure> {
 /// Records flow, faults come, and what is left is waited for.
 async fn whole(field: &Field, options: &Options) -> Result<(), Failure> {
     let began = Instant::now();
-    while field.positions().await.is_none_or(|(committed, _)| committed == 0) {
+    while field.positions().await.map_or(true, |(committed, _)| committed == 0) {
         if began.elapsed() > BEGIN {
             return Err("nothing was committed in the beginning; the daemons' logs say why".into());
         }
@@ -97,7 +97,7 @@ async fn whole(field: &Field, options: &Options) -> Result<(), Failure> {
     let mut last = (0, Instant::now());
     while last.1.elapsed() < STANDSTILL {
         sleep(Duration::from_millis(500)).await;
-        let Some((committed, end)) = field.positions().await else { continue };
+        let Ok((committed, end)) = field.positions().await else { continue };
         if committed == end && field.producer.is_done() {
             return Ok(());
         }
