@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dead_letters;
 pub mod demo;
 pub mod kafka;
 pub mod memory;

@@ -11,6 +11,12 @@ mod check;
 mod compile_plugin;
 mod daemon_address;
 mod demo;
+mod dlq;
+mod dlq_case;
+mod dlq_export;
+mod dlq_list;
+mod dlq_redrive;
+mod dlq_show;
 mod pause;
 mod plugin;
 mod plugin_build;
@@ -19,6 +25,7 @@ mod plugin_new;
 mod plugin_test;
 mod run;
 mod status;
+mod table;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -62,6 +69,9 @@ enum Verb {
     Pause(pause::Args),
     /// Let a paused pipeline read on
     Resume(pause::Args),
+    /// Look into dead letters, and send their records through again
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
     /// Make, build, test and look into plugins
     #[command(subcommand)]
     Plugin(plugin::Verb),
@@ -78,6 +88,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Status(args) => status::run(args),
         Verb::Pause(args) => pause::pause(args),
         Verb::Resume(args) => pause::resume(args),
+        Verb::Dlq(verb) => dlq::run(verb),
         Verb::Plugin(verb) => plugin::run(verb),
         Verb::CompilePlugin(args) => compile_plugin::run(&args),
     }

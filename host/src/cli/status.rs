@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::daemon_address::{DaemonArgs, failure};
+use super::table::{Side, Table, grouped, plain};
 use super::{Exit, Failure, Outcome, say, say_json};
 use crate::clock::{Clock as _, SystemClock};
 use crate::status::{Phase, PipelineState, PipelineStatus, ProcessStatus};
@@ -175,71 +176,6 @@ fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(page, "{text}").expect("writing to a string does not fail");
 }
 
-/// Where a column's text stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Left,
-    Right,
-}
-
-/// Columns as wide as their widest cell.
-struct Table {
-    indent: &'static str,
-    sides: Vec<Side>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(indent: &'static str, columns: &[(&'static str, Side)]) -> Self {
-        let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-        Self { indent, sides: columns.iter().map(|(_, side)| *side).collect(), rows: vec![head] }
-    }
-
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
-    }
-
-    fn render(&self) -> String {
-        let mut widths = vec![0; self.sides.len()];
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = self.indent.to_owned();
-            for ((cell, side), &width) in row.iter().zip(&self.sides).zip(&widths) {
-                match side {
-                    Side::Left => line.push_str(&format!("{cell:<width$}  ")),
-                    Side::Right => line.push_str(&format!("{cell:>width$}  ")),
-                }
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
-    }
-}
-
-/// Text from outside (causes, codes), without what could steer a terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
-}
-
-/// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn known(number: Option<u64>) -> String {
     number.map_or_else(|| "?".to_owned(), grouped)
 }
@@ -335,12 +271,5 @@ orders
         let status =
             ProcessStatus { version: "0.1.0".into(), pid: 7, started_ms: 0, phase: Phase::Starting, pipelines: vec![] };
         assert_eq!(render(&status, 59_999), "pelton 0.1.0, pid 7, starting, up 59 s\nno pipelines\n");
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(number), text);
-        }
     }
 }

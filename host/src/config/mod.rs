@@ -49,6 +49,18 @@ pub fn load(dir: &Path, environment: &dyn Environment) -> Result<Project, Config
     read(dir, environment).into_project()
 }
 
+/// A duration as people write it: `5 ms`, `2 h`.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    units::duration(text).ok()
+}
+
+/// A time as people write it, `2026-01-01T00:00:00Z`, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn time_ms(text: &str) -> Option<i64> {
+    units::timestamp_us(text).map(|us| us.div_euclid(1_000)).filter(|ms| *ms >= 0)
+}
+
 /// A whole, valid project.
 #[derive(Debug, Clone)]
 pub struct Project {

@@ -97,6 +97,18 @@ impl Connector<'_> {
             ..SourceOptions::default()
         };
         let source = KafkaSource::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source, options);
+        let line = self.line(prepared, samplers).await?;
+        samplers.push(source_sampler(&pipeline.name, &source));
+        Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
+    }
+
+    /// Everything of a pipeline but its source.
+    pub(super) async fn line(
+        &self,
+        prepared: &PreparedPipeline,
+        samplers: &mut Vec<Sampler>,
+    ) -> Result<Line, StartError> {
+        let pipeline = &prepared.pipeline;
         let transforms: Vec<Arc<dyn Transform>> =
             prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
         let set_fields: Vec<Vec<OutputField>> =
@@ -115,7 +127,7 @@ impl Connector<'_> {
         }
         let dead_letters = self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline)).await?;
         let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
-        let line = Line {
+        Ok(Line {
             name: pipeline.name.clone(),
             chain: Chain::new(&transforms, Arc::clone(&encoder)),
             encoder,
@@ -133,9 +145,7 @@ impl Connector<'_> {
             configuration: pipeline.digest.short(),
             timestamp_floor: timestamp_floor(&pipeline.outputs),
             excess: Excess::default(),
-        };
-        samplers.push(source_sampler(&pipeline.name, &source));
-        Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
+        })
     }
 
     async fn sink(&self, pipeline: &Pipeline, name: &str, output: &Output) -> Result<OpenSink, Fault> {

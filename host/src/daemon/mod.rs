@@ -5,6 +5,7 @@
 //! record; [`connect`] opens the vendors' ends, the supervisor runs what stands between them.
 
 mod connect;
+pub mod letters;
 
 use std::net::SocketAddr;
 use std::path::Path;

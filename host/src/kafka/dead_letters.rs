@@ -198,6 +198,12 @@ fn own_headers(letter: &DeadLetter, spilled: Option<&SpillPointer>) -> Vec<(&'st
     if let Some(timestamp_ms) = letter.timestamp_ms {
         headers.push(("pelton.timestamp", timestamp_ms.to_string()));
     }
+    if let Some(at_ms) = letter.at_ms {
+        headers.push(("pelton.at", at_ms.to_string()));
+    }
+    if letter.redrives > 0 {
+        headers.push(("pelton.redrives", letter.redrives.to_string()));
+    }
     if !letter.logs.is_empty() {
         headers.push(("pelton.logs", logs(&letter.logs)));
     }
@@ -235,9 +241,21 @@ fn cut(text: &str, bytes_max: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::OwnedMessage;
+
     use super::*;
     use crate::pipeline::LogLevel;
+
+    /// A letter as it stands in its topic.
+    pub(in crate::kafka) fn as_message(letter: &DeadLetter, spilled: Option<&SpillPointer>) -> OwnedMessage {
+        let parcels = Parcels(vec![Parcel { letter: letter.clone(), spilled: spilled.cloned() }]);
+        let Outgoing { key, value, headers, .. } = parcels.record(0).expect("a record");
+        let part = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+        let timestamp = Timestamp::CreateTime(1);
+        OwnedMessage::new(part(value), part(key), "dlq".to_owned(), timestamp, 0, 0, Some(headers))
+    }
 
     #[test]
     fn cuts_between_characters_and_says_so() {

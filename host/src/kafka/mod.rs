@@ -9,7 +9,7 @@
 //!   queue, and the positions to commit), `reader` makes batches of it.
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order and tries again without end, `delivery`
-//!   notes what became of them.
+//!   notes what became of them. [`KafkaPlace`] reads a topic of dead letters back, and marks what was redriven.
 //! - [`EmbeddedBroker`] for the demo, [`Brokers`] for what is asked before a start and by `pelton check --online`,
 //!   [`admin`] for topics.
 //! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
@@ -27,6 +27,7 @@ mod delivery;
 mod embedded;
 mod governor;
 mod keeper;
+mod letters;
 mod membership;
 mod memory;
 mod native;
@@ -43,6 +44,7 @@ pub use check::Brokers;
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
 pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
 pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};
+pub use letters::KafkaPlace;
 pub use sink::KafkaSink;
 pub use source::{KafkaSource, SourceOptions};
 pub use stats::{Count, SinkStats, SourceStats};

@@ -20,8 +20,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::{DeadLetter, DeadLetters, LogLine};
-use crate::record::{Digest, HeaderIter, push_header};
+use super::{DeadLetter, DeadLetters, LogLevel, LogLine};
+use crate::record::{Digest, HeaderIter, Offset, TopicPartition, WriteTime, push_header};
 
 /// Waits between tries rise from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -70,6 +70,17 @@ pub struct DeadLetterLine {
     pub write_time: i64,
     /// Some of its outputs were written.
     pub partial: bool,
+    /// How often it was redriven, and failed again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub redrives: u32,
+    /// When it became a dead letter, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+fn is_zero(redrives: &u32) -> bool {
+    *redrives == 0
 }
 
 impl DeadLetterLine {
@@ -97,7 +108,39 @@ impl DeadLetterLine {
             attempts: letter.attempts,
             write_time: letter.write_time.0,
             partial: letter.partial,
+            redrives: letter.redrives,
+            at_ms: letter.at_ms,
         }
+    }
+
+    /// The letter that the line was made of.
+    ///
+    /// # Errors
+    /// Where the base64 is damaged.
+    pub fn letter(&self) -> Result<DeadLetter, base64::DecodeError> {
+        let (key, value, headers) = self.record()?;
+        let logs = self.logs.iter();
+        Ok(DeadLetter {
+            pipeline: self.pipeline.clone(),
+            source: TopicPartition::new(&self.topic, self.partition),
+            offset: Offset(self.offset),
+            timestamp_ms: self.timestamp_ms,
+            key,
+            value,
+            headers,
+            stage: self.stage.clone(),
+            code: self.code.clone(),
+            message: self.message.clone(),
+            backtrace: self.backtrace.clone(),
+            logs: logs.map(|(level, message)| LogLine::read(level, message)).collect(),
+            digests: self.digests.clone(),
+            attempts: self.attempts,
+            write_time: WriteTime(self.write_time),
+            partial: self.partial,
+            id: self.id.clone(),
+            redrives: self.redrives,
+            at_ms: self.at_ms,
+        })
     }
 
     /// The record's raw key, value and packed headers.
@@ -126,6 +169,20 @@ pub type RawRecord = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>);
 
 fn log_level(line: &LogLine) -> String {
     format!("{:?}", line.level).to_lowercase()
+}
+
+impl LogLine {
+    /// A line as a letter keeps it; a level that nobody knows is information.
+    #[must_use]
+    pub fn read(level: &str, message: &str) -> Self {
+        let level = match level.to_ascii_lowercase().as_str() {
+            "debug" => LogLevel::Debug,
+            "warn" => LogLevel::Warn,
+            "error" => LogLevel::Error,
+            _ => LogLevel::Info,
+        };
+        Self { level, message: message.to_owned() }
+    }
 }
 
 /// Where a line stands.
@@ -180,6 +237,14 @@ impl LetterFile {
     /// What the disk says.
     pub fn probe(&self) -> io::Result<()> {
         self.inner.append(&[]).map(drop)
+    }
+
+    /// Appends lines of another kind, each with its end. All are on the disk when it returns.
+    ///
+    /// # Errors
+    /// What the disk says; then none of them stands there.
+    pub fn append(&self, lines: &[Vec<u8>]) -> io::Result<()> {
+        self.inner.append(lines).map(drop)
     }
 
     /// Writes letters; tries again without end. All are on the disk when it returns.
@@ -276,7 +341,7 @@ impl Inner {
 }
 
 /// The machine's name, as far as the system tells.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let told =
         std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
     told.map(|name| name.trim().to_owned()).unwrap_or_default()
@@ -378,8 +443,6 @@ impl DeadLetters for FileDeadLetters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::LogLevel;
-    use crate::record::{Offset, TopicPartition, WriteTime};
 
     fn letter(offset: i64, value: &[u8]) -> DeadLetter {
         let mut headers = Vec::new();
@@ -403,6 +466,8 @@ mod tests {
             write_time: WriteTime(70),
             partial: true,
             id: format!("in/2/{offset}/0"),
+            redrives: 1,
+            at_ms: Some(9),
         }
     }
 
@@ -418,6 +483,7 @@ mod tests {
         let written = letter(5, b"\x00\xfe{");
         FileDeadLetters::open(&path).expect("it opens").write(vec![written.clone()]).await;
         FileDeadLetters::open(&path).expect("it opens again").write(vec![letter(6, b"")]).await;
+        assert_eq!(lines(&path).first().and_then(|line| line.letter().ok()).as_ref(), Some(&written));
         let lines = lines(&path);
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0], DeadLetterLine::of(&written));

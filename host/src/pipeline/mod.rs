@@ -19,6 +19,7 @@ pub mod line;
 mod masking;
 pub mod meters;
 pub mod parts;
+pub mod redrive;
 pub mod seams;
 pub mod shared;
 #[cfg(test)]

@@ -567,9 +567,13 @@ pub struct DeadLetter {
     pub write_time: WriteTime,
     /// Some of its outputs were written.
     pub partial: bool,
-    /// The `pelton-id`: topic, partition, offset, and `dead-letter`. A record has one letter at most; a repeat has the
-    /// same id, and no output of the pipeline has it.
+    /// The `pelton-id`: topic, partition, offset, and `dead-letter`. A record has one letter at most, and one more for
+    /// each redrive that failed; a repeat has the same id, and no output of the pipeline has it.
     pub id: String,
+    /// How often it was redriven, and failed again.
+    pub redrives: u32,
+    /// When it became a dead letter, milliseconds since the Unix epoch.
+    pub at_ms: Option<i64>,
 }
 
 /// Where dead letters go.

@@ -174,7 +174,7 @@ async fn read(
 }
 
 /// Waits for writes, in whatever order they end.
-async fn acknowledge(mut writes: mpsc::Receiver<Write>) -> Result<(), TaskError> {
+pub(super) async fn acknowledge(mut writes: mpsc::Receiver<Write>) -> Result<(), TaskError> {
     let mut under_way = FuturesUnordered::new();
     let mut is_open = true;
     while is_open || !under_way.is_empty() {

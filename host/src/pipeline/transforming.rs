@@ -74,7 +74,7 @@ impl Transforming {
     }
 
     /// Takes a batch to the sinks' doors, in as many parts as its failures make necessary.
-    async fn batch(&self, stamped: &Arc<Stamped>) -> Result<Flow, Panicked> {
+    pub(super) async fn batch(&self, stamped: &Arc<Stamped>) -> Result<Flow, Panicked> {
         let mut parts = Parts::of(stamped.source.len());
         while let Some(part) = parts.pop() {
             let flow = match self.process(stamped, &part).await? {

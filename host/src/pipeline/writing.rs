@@ -236,5 +236,7 @@ fn letter(shared: &Shared, stamped: &Stamped, origin: u32, failure: RecordFailur
         write_time: stamped.write_times[row],
         partial,
         id: format!("{}/{}/{offset}/dead-letter", source.source.topic, source.source.partition),
+        redrives: 0,
+        at_ms: Some(line.clock.now_ms()),
     }
 }

@@ -232,6 +232,8 @@ fn as_line(letter: &OwnedMessage, spill_dir: &Path) -> (DeadLetterLine, Vec<u8>)
         write_time: pelton::record::WriteTime(number("pelton.write-time")),
         partial: text("pelton.partial") == "true",
         id: text("pelton-id"),
+        redrives: 0,
+        at_ms: None,
     });
     (line, headers)
 }

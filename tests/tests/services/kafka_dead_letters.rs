@@ -33,6 +33,8 @@ fn letter(offset: i64, value: Vec<u8>) -> DeadLetter {
         write_time: WriteTime(1_600_000_000_000_003),
         partial: true,
         id: format!("shop.orders/4/{offset}/0"),
+        redrives: 0,
+        at_ms: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod cassandra_suite;
 mod cassandra_support;
 mod cassandra_together;
 mod check_online;
+mod dlq;
 mod examples;
 mod full_disk;
 mod kafka_dead_letters;

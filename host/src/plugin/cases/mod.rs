@@ -38,6 +38,9 @@ pub struct Case {
     expected: Option<Vec<ExpectedLine>>,
 }
 
+#[cfg(test)]
+type RecordParts = (i64, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>);
+
 /// Why a case cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
@@ -179,6 +182,14 @@ impl Case {
         let expected = if expected_file.is_file() { Some(format::read_expected(&expected_file)?) } else { None };
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Self { name, dir, config, input, expected })
+    }
+
+    /// Its only record: offset, timestamp, key, value, headers.
+    #[cfg(test)]
+    pub(crate) fn read_for_test(dir: PathBuf) -> Result<RecordParts, CaseError> {
+        let case = Self::read(dir)?;
+        let record = case.input.into_iter().next().expect("one record");
+        Ok((record.offset, record.timestamp_ms, record.key, record.value, record.headers))
     }
 
     /// Runs the case in every way. Where `bless` is set and all runs agree, what they gave becomes what is expected.

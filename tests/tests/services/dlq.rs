@@ -1,0 +1,220 @@
+//! The dead letters of a daemon as it ships, against real services: a poison record, a newer update of its row, a repair.
+//! The newer cells must stay, and the missing ones appear.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use pelton_tests::process::{Process, program, repository, until};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cassandra_support::{Keyspace, address, with_keyspace};
+use crate::kafka_support::{Topic, brokers};
+use crate::line_support::{COLUMNS, Producing, Wiring, order, positions, project};
+
+/// An hour ago: the tables' time to live has not passed.
+fn base_ms() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "a test's producer is a wall-clock writer")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64 - 3_600_000
+}
+
+/// Runs `pelton dlq …` and hands over how it ended, its result, and what it said besides.
+fn dlq(args: &[&str], project: &Path) -> (Option<i32>, String, String) {
+    let mut all: Vec<String> = vec!["dlq".into(), args[0].into()];
+    let takes_a_name = ["redrive", "show", "to-case"].contains(&args[0]);
+    let (names, rest) = args[1..].split_at(usize::from(takes_a_name));
+    all.extend(names.iter().map(|name| (*name).to_owned()));
+    all.push(project.display().to_string());
+    all.extend(rest.iter().map(|arg| (*arg).to_owned()));
+    let ran = Command::new(program("pelton")).args(&all).output().expect("pelton runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+}
+
+fn well(args: &[&str], project: &Path) -> String {
+    let (code, result, said) = dlq(args, project);
+    assert_eq!(code, Some(0), "{args:?}: {result}{said}");
+    result
+}
+
+fn json(args: &[&str], project: &Path) -> Value {
+    let said = well(args, project);
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// The counts of the only pipeline: open, failed again, redriven.
+fn counts(project: &Path) -> (i64, i64, i64) {
+    let listing = json(&["list", "--json"], project);
+    let of = |name: &str| listing["pipelines"][0][name].as_i64().expect("a count");
+    (of("open"), of("failed_again"), of("redriven"))
+}
+
+/// An order whose amount was negated, so that its plugin rejects it, and which is paid later.
+fn produce(topic: &str, base_ms: i64) {
+    let producing = Producing::to(topic);
+    let poison = |key: &str, at| order(key, 500, at).replace("\"amount_cents\":500", "\"amount_cents\":-500");
+    producing.send(0, "a", &poison("a", base_ms), base_ms);
+    producing.send(0, "b", &poison("b", base_ms + 1), base_ms + 1);
+    producing.send(0, "c", "{\"order_id\": \"c\", \"kind\": ", base_ms + 2);
+    let paid = |key: &str, at| format!(r#"{{"order_id":"{key}","kind":"paid","ts":{at}}}"#);
+    producing.send(0, "a", &paid("a", base_ms + 60_000), base_ms + 60_000);
+    producing.send(0, "b", &paid("b", base_ms + 60_001), base_ms + 60_001);
+    producing.finish();
+}
+
+async fn until_read(daemon: &mut Process, topic: &str) {
+    until("all is committed", || {
+        daemon.assert_alive();
+        positions(topic, topic, 1).iter().all(|(committed, end)| committed == end && *end > 0).then_some(())
+    })
+    .await;
+}
+
+async fn rows(keyspace: &Keyspace) -> Vec<Value> {
+    let select = "order_id, status, amount_cents, country, writetime(status) AS status_at, \
+                  writetime(updated_at) AS updated_at, writetime(amount_cents) AS amount_at";
+    let mut rows: Vec<Value> = Vec::new();
+    for key in ["a", "b", "c"] {
+        let found = keyspace.json(&format!("SELECT JSON {select} FROM KS.orders WHERE order_id = '{key}'")).await;
+        rows.extend(found.iter().map(|row| serde_json::from_str(row).expect("JSON")));
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_record_is_redriven_below_what_came_later() {
+    with_keyspace(|keyspace| async move {
+        let (topic, letters) = tokio::join!(Topic::new("dlq-source", 1), Topic::new("dlq", 2));
+        keyspace.cql(&format!("CREATE TABLE KS.orders ({COLUMNS})")).await;
+        let dir = project(&Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &format!("{}.orders", keyspace.name),
+            dead_letters: &letters.name,
+            cassandra: &address(),
+            drain: "10 s",
+        });
+        let dir = dir.path();
+        let base_ms = base_ms();
+        produce(&topic.name, base_ms);
+        let mut daemon = Process::daemon(dir, "daemon");
+        until_read(&mut daemon, &topic.name).await;
+
+        let id = |offset: i64| format!("{}/0/{offset}", topic.name);
+        let page = well(&["list"], dir);
+        for part in ["orders", "3 open", "negative_amount", "decode.malformed_json", &id(1), "pelton dlq show"] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        assert_eq!(counts(dir), (3, 0, 0));
+        let shown = well(&["show", &id(0)], dir);
+        assert!(shown.contains("amount_cents must not be negative") && !shown.contains("customer"), "{shown}");
+        assert!(well(&["show", &id(0), "--payload"], dir).contains("\"amount_cents\":-500"));
+
+        // Nobody can be asked, and a rehearsal writes nothing.
+        let (code, _, said) = dlq(&["redrive", "orders", "--code", "negative_amount"], dir);
+        assert!(code == Some(2) && said.contains("--yes"), "{said}");
+        let rehearsed = json(&["redrive", "orders", "--all", "--dry-run", "--json"], dir);
+        assert_eq!(rehearsed["planned"].as_array().map(Vec::len), Some(3), "{rehearsed}");
+        assert_eq!(counts(dir), (3, 0, 0));
+
+        // Without a repair it fails again, and is not taken a third time by itself.
+        let (code, said, _) = dlq(&["redrive", "orders", "--code", "decode.malformed_json", "--yes", "--json"], dir);
+        let summary: Value = serde_json::from_str(&said).expect(&said);
+        assert_eq!((code, summary["failed"].as_array().map(Vec::len)), (Some(1), Some(1)), "{said}");
+        assert_eq!(counts(dir), (2, 1, 0));
+
+        // One by a field, while the daemon runs; the other through a file.
+        let summary = json(&["redrive", "orders", "--id", &id(0), "--set", "amount_cents=500", "--yes", "--json"], dir);
+        assert_eq!(
+            (summary["redriven"].as_i64(), summary["rows"]["default"].as_i64()),
+            (Some(1), Some(1)),
+            "{summary}"
+        );
+        let file = dir.join("edited.jsonl");
+        let path = file.display().to_string();
+        well(&["export", "--code", "negative_amount", "--output", &path], dir);
+        let lines = std::fs::read_to_string(&file).expect("a file");
+        assert_eq!(lines.lines().count(), 1, "what was redriven is not exported: {lines}");
+        std::fs::write(&file, lines.replace("\"amount_cents\":-500", "\"amount_cents\":500")).expect("written");
+        well(&["redrive", "orders", "--file", &path, "--yes"], dir);
+        assert_eq!(counts(dir), (0, 1, 2));
+
+        let h = base_ms * 1_000;
+        let wanted = |key: &str, at: i64| {
+            serde_json::json!({
+                "order_id": key, "status": "paid", "amount_cents": 500, "country": "DE",
+                "status_at": h + 60_000_000 + at, "updated_at": h + 60_000_000 + at, "amount_at": h + at,
+            })
+        };
+        assert_eq!(rows(&keyspace).await, [wanted("a", 0), wanted("b", 1_000)]);
+
+        let again = json(&["redrive", "orders", "--all", "--yes", "--json"], dir);
+        let left = (&again["chosen"], &again["left_failed_again"], &again["left_redriven"]);
+        assert_eq!(left, (&0.into(), &1.into(), &2.into()), "{again}");
+        assert!(daemon.terminate().await.success(), "{}", daemon.output());
+    })
+    .await;
+}
+
+/// The same with the embedded tables, and letters in a file.
+fn embedded(topic: &str) -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("pipelines")).expect("a fresh directory");
+    let settings = format!(
+        "kafka: {{ brokers: {} }}\nsqlite: tables.db\nplugin_dirs: [{}]\nadmin: {{ listen: 127.0.0.1:0 }}\n",
+        brokers(),
+        repository().join("plugins").display(),
+    );
+    let pipeline = format!(
+        "source:\n  kafka: {{ topics: [{topic}], group: {topic}, start: earliest }}\nsteps:\n  - plugin: shop-orders\n    \
+         config: {{ vat_percent: 19, alert_above_eur: 1000000000 }}\noutputs:\n  default:\n    sqlite:\n      \
+         table: orders\n      create:\n        columns: {{ order_id: text, status: text, amount_cents: integer, \
+         country: text }}\n        key: [order_id]\n  alerts: {{ discard: true }}\n"
+    );
+    std::fs::write(dir.path().join("pelton.yaml"), settings).expect("a fresh file");
+    std::fs::write(dir.path().join("pipelines/orders.yaml"), pipeline).expect("a fresh file");
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_record_is_redriven_into_the_embedded_tables_from_a_file_of_letters() {
+    let topic = Topic::new("dlq-embedded", 1).await;
+    let dir = embedded(&topic.name);
+    let dir = dir.path();
+    produce(&topic.name, base_ms());
+    let mut daemon = Process::daemon(dir, "daemon");
+    until_read(&mut daemon, &topic.name).await;
+    assert_eq!(counts(dir), (3, 0, 0));
+    let redrive = ["redrive", "orders", "--code", "negative_amount", "--set", "amount_cents=500", "--yes", "--json"];
+    let summary = json(&redrive, dir);
+    assert_eq!(summary["redriven"].as_i64(), Some(2), "{summary}");
+    assert_eq!(counts(dir), (1, 0, 2));
+    assert!(daemon.terminate().await.success(), "{}", daemon.output());
+    let tables = rusqlite::Connection::open(dir.join("tables.db")).expect("the embedded tables");
+    let mut select =
+        tables.prepare("SELECT order_id, status, amount_cents, country FROM orders ORDER BY 1").expect("SQL");
+    let rows: Vec<(String, String, i64, String)> = select
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .expect("rows")
+        .collect::<Result<_, _>>()
+        .expect("rows");
+    let row = |key: &str| (key.to_owned(), "paid".to_owned(), 500, "DE".to_owned());
+    assert_eq!(rows, [row("a"), row("b")]);
+
+    // A case of the letter, for the plugin: it is read, and says what comes of it today.
+    let plugin = dir.join("shop-orders");
+    std::fs::create_dir(&plugin).expect("a directory");
+    let plugin_dir = plugin.display().to_string();
+    let said =
+        well(&["to-case", &format!("{}/0/0", topic.name), "--plugin-dir", &plugin_dir, "--name", "negative"], dir);
+    assert!(said.contains("pelton plugin test"), "{said}");
+    std::fs::copy(repository().join("plugins/shop-orders/plugin.yaml"), plugin.join("plugin.yaml")).expect("a copy");
+    std::fs::copy(repository().join("plugins/shop-orders/shop-orders.wasm"), plugin.join("shop-orders.wasm"))
+        .expect("a copy");
+    let ran = Command::new(program("pelton")).args(["plugin", "test", "--bless"]).arg(&plugin).output().expect("runs");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let expected = std::fs::read_to_string(plugin.join("cases/negative/expected.jsonl")).expect(&said);
+    assert!(expected.contains("\"reject\":\"negative_amount\""), "{expected}");
+}
