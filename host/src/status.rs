@@ -178,7 +178,7 @@ pub struct HeldRecord {
 /// An output to which nothing gets through.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockedOutput {
-    /// The output's name, or `dead letters`.
+    /// The output's name, `dead letters` or `journal`.
     pub output: String,
     /// Why.
     pub cause: String,
@@ -317,6 +317,17 @@ pub enum Command {
         /// Answered when the pipeline stands still and what was done is committed, or when the drain's time is over.
         reply: CommandReply,
     },
+    /// Go on at other places. The pipeline must be paused, and stays it.
+    Seek {
+        /// The pipeline.
+        pipeline: String,
+        /// Where to, as people write it.
+        to: Vec<String>,
+        /// Only say what would be moved.
+        dry_run: bool,
+        /// Answered when the new positions are committed.
+        reply: SeekReply,
+    },
     /// Read on from the committed offsets. A running pipeline goes on running.
     Resume {
         /// The pipeline.
@@ -340,6 +351,38 @@ pub struct CommandAnswer {
     pub committed: bool,
 }
 
+/// Where the answer to a seek goes.
+pub type SeekReply = oneshot::Sender<Result<SeekAnswer, CommandError>>;
+
+/// What a seek has moved, or would move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeekAnswer {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Nothing was moved.
+    pub dry_run: bool,
+    /// Where each partition goes on.
+    pub moves: Vec<SeekMove>,
+    /// Partitions that were meant too, and that another process reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
+}
+
+/// Where a partition goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeekMove {
+    /// Its topic.
+    pub topic: String,
+    /// Its number.
+    pub partition: i32,
+    /// Where it stood; none where nothing was committed.
+    pub from: Option<i64>,
+    /// Where it goes on.
+    pub to: i64,
+    /// Write times go on as if the records below had just been read; else at the highest that is known.
+    pub exact: bool,
+}
+
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -361,6 +404,12 @@ pub enum CommandError {
         /// Why not, and what to do.
         message: String,
     },
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Words(String),
+    /// It was tried, and failed.
+    #[error("{0}")]
+    Failed(String),
     /// The process ends.
     #[error("the process is shutting down")]
     ShuttingDown,
@@ -400,11 +449,20 @@ impl Commands {
         self.send(Command::Resume { pipeline: pipeline.to_owned(), reply }, answer).await
     }
 
-    async fn send(
+    /// Moves a paused pipeline.
+    ///
+    /// # Errors
+    /// Where the supervisor refuses, or ends; where a place is none; where it fails.
+    pub async fn seek(&self, pipeline: &str, to: Vec<String>, dry_run: bool) -> Result<SeekAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Seek { pipeline: pipeline.to_owned(), to, dry_run, reply }, answer).await
+    }
+
+    async fn send<T>(
         &self,
         command: Command,
-        answer: oneshot::Receiver<Result<CommandAnswer, CommandError>>,
-    ) -> Result<CommandAnswer, CommandError> {
+        answer: oneshot::Receiver<Result<T, CommandError>>,
+    ) -> Result<T, CommandError> {
         self.0.send(command).await.map_err(|_| CommandError::ShuttingDown)?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::view::{PipelineAnswer, Problem};
-use crate::status::ProcessStatus;
+use super::view::{PipelineAnswer, Problem, SeekRequest};
+use crate::status::{ProcessStatus, SeekAnswer};
 
 /// How long to wait for a connection and for plain reads.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,6 +102,16 @@ impl AdminClient {
     /// Where nobody answers, or the daemon refuses.
     pub fn resume(&self, pipeline: &str) -> Result<PipelineAnswer, ClientError> {
         self.command(pipeline, "resume")
+    }
+
+    /// Moves a paused pipeline; answers when the new positions are committed.
+    ///
+    /// # Errors
+    /// Where nobody answers, or the daemon refuses.
+    pub fn seek(&self, pipeline: &str, wanted: &SeekRequest) -> Result<SeekAnswer, ClientError> {
+        let url = self.url(&format!("/pipelines/{}/seek", percent_encoded(pipeline)));
+        let request = self.agent.post(url).config().timeout_global(Some(COMMAND_TIMEOUT)).build();
+        self.read(request.send_json(wanted))
     }
 
     fn command(&self, pipeline: &str, verb: &str) -> Result<PipelineAnswer, ClientError> {

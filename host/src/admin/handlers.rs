@@ -6,18 +6,19 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
-use super::view::{Health, Index, PipelineAnswer, Problem, Ready};
+use super::view::{Health, Index, PipelineAnswer, Problem, Ready, SeekRequest};
 use crate::status::{CommandAnswer, CommandError};
 use crate::telemetry::EXPOSITION_TYPE;
 
 /// What there is, for people who look.
-pub(super) const ENDPOINTS: [&str; 6] = [
+pub(super) const ENDPOINTS: [&str; 7] = [
     "GET  /healthz                    the process answers",
     "GET  /readyz                     the process does all its work; 503 and the causes where not",
     "GET  /metrics                    numbers for Prometheus",
     "GET  /status                     pipelines, partitions, lag, rates, dead letters",
     "POST /pipelines/{name}/pause     finish what is under way, commit, stand still",
     "POST /pipelines/{name}/resume    read on from the committed offsets",
+    "POST /pipelines/{name}/seek      let a paused pipeline go on elsewhere: { \"to\": [\"0:100\"], \"dry_run\": false }",
 ];
 
 pub(super) async fn index() -> Json<Index> {
@@ -60,6 +61,21 @@ pub(super) async fn resume(State(shared): State<Shared>, Path(name): Path<String
     answer(name.clone(), shared.commands.resume(&name).await)
 }
 
+pub(super) async fn seek(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Json(wanted): Json<SeekRequest>,
+) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    match shared.commands.seek(&name, wanted.to, wanted.dry_run).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
 pub(super) async fn unknown(uri: Uri) -> Response {
     let error = format!("there is nothing at {}; GET / lists what there is", uri.path());
     problem(StatusCode::NOT_FOUND, error)
@@ -75,15 +91,19 @@ fn answer(pipeline: String, result: Result<CommandAnswer, CommandError>) -> Resp
         Ok(CommandAnswer { state, in_flight, committed }) => {
             Json(PipelineAnswer { pipeline, state, in_flight, committed }).into_response()
         }
-        Err(error) => {
-            let code = match error {
-                CommandError::UnknownPipeline { .. } => StatusCode::NOT_FOUND,
-                CommandError::Refused { .. } => StatusCode::CONFLICT,
-                CommandError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            problem(code, error.to_string())
-        }
+        Err(error) => refused(&error),
     }
+}
+
+fn refused(error: &CommandError) -> Response {
+    let code = match error {
+        CommandError::UnknownPipeline { .. } => StatusCode::NOT_FOUND,
+        CommandError::Refused { .. } => StatusCode::CONFLICT,
+        CommandError::Words(_) => StatusCode::BAD_REQUEST,
+        CommandError::Failed(_) => StatusCode::BAD_GATEWAY,
+        CommandError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    problem(code, error.to_string())
 }
 
 /// A web page of somebody else, open in a browser on this machine, can send a POST here. Browsers name the page's

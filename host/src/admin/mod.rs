@@ -1,7 +1,7 @@
 //! What the daemon tells over HTTP, and what it can be told.
 //!
 //! In: requests on `admin: listen` (loopback by default; there is no authentication). Out: health, readiness, metrics
-//! and status from snapshots; pause and resume as commands to the supervisor. Never touches a task, never shows a
+//! and status from snapshots; pause, resume and seek as commands to the supervisor. Never touches a task, never shows a
 //! payload or a secret. All JSON stands in [`view`] and [`crate::status`]; [`client`] is the other end, for the CLI.
 
 pub mod client;
@@ -61,6 +61,7 @@ fn router(shared: Shared) -> Router {
         .route("/status", get(handlers::status))
         .route("/pipelines/{name}/pause", post(handlers::pause))
         .route("/pipelines/{name}/resume", post(handlers::resume))
+        .route("/pipelines/{name}/seek", post(handlers::seek))
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .with_state(shared)

@@ -4,8 +4,9 @@ use tokio::task::spawn_blocking;
 
 use super::client::{AdminClient, ClientError};
 use super::view::Ready;
+use super::view::SeekRequest;
 use super::*;
-use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus};
+use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus, SeekAnswer, SeekMove};
 use crate::telemetry::Metric;
 
 /// A server on a free port, with a supervisor that knows one pipeline, `orders`.
@@ -27,6 +28,12 @@ async fn server() -> Server {
             let (pipeline, reply, state) = match command {
                 Command::Pause { pipeline, reply } => (pipeline, reply, PipelineState::Paused),
                 Command::Resume { pipeline, reply } => (pipeline, reply, PipelineState::Running),
+                Command::Seek { pipeline, to, dry_run, reply } => {
+                    let moved = SeekMove { topic: to.join(","), partition: 0, from: Some(7), to: 3, exact: true };
+                    let moves = vec![moved];
+                    reply.send(Ok(SeekAnswer { pipeline, dry_run, moves, elsewhere: Vec::new() })).ok();
+                    continue;
+                }
             };
             let known = vec!["orders".to_owned()];
             let answer = match pipeline.as_str() {
@@ -56,6 +63,17 @@ async fn get_text(server: &Server, path: &'static str) -> (u16, String, String) 
     })
     .await
     .expect("the request ends")
+}
+
+#[tokio::test]
+async fn a_seek_brings_its_places_and_its_answer() {
+    let server = server().await;
+    let client = server.client.clone();
+    let wanted = SeekRequest { to: vec!["0:3".into(), "1:4".into()], dry_run: true };
+    let answer = spawn_blocking(move || client.seek("orders", &wanted)).await.expect("it ends").expect("an answer");
+    assert_eq!((answer.dry_run, answer.moves[0].topic.as_str()), (true, "0:3,1:4"));
+    server.shutdown.cancel();
+    server.ended.await.expect("no panic").expect("no error");
 }
 
 #[tokio::test]

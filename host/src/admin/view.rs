@@ -44,6 +44,16 @@ pub struct PipelineAnswer {
     pub committed: bool,
 }
 
+/// `POST /pipelines/{name}/seek`; the answer is a [`crate::status::SeekAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeekRequest {
+    /// Where to: one place for all partitions, or one for each that is meant.
+    pub to: Vec<String>,
+    /// Only say what would be moved.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// Any request that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

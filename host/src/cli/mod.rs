@@ -23,7 +23,9 @@ mod plugin_build;
 mod plugin_inspect;
 mod plugin_new;
 mod plugin_test;
+mod replay;
 mod run;
+mod seek;
 mod status;
 mod table;
 
@@ -69,6 +71,10 @@ enum Verb {
     Pause(pause::Args),
     /// Let a paused pipeline read on
     Resume(pause::Args),
+    /// Let a paused pipeline go on at another place
+    Seek(seek::Args),
+    /// Read records again, as they were read, beside the daemon
+    Replay(replay::Args),
     /// Look into dead letters, and send their records through again
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -88,6 +94,8 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Status(args) => status::run(args),
         Verb::Pause(args) => pause::pause(args),
         Verb::Resume(args) => pause::resume(args),
+        Verb::Seek(args) => seek::run(args),
+        Verb::Replay(args) => replay::run(args),
         Verb::Dlq(verb) => dlq::run(verb),
         Verb::Plugin(verb) => plugin::run(verb),
         Verb::CompilePlugin(args) => compile_plugin::run(&args),

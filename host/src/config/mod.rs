@@ -219,6 +219,8 @@ pub struct Pipeline {
     pub outputs: BTreeMap<String, Output>,
     /// `dead_letters:`
     pub dead_letters: DeadLetterSettings,
+    /// `journal:`
+    pub journal: JournalSettings,
     /// `batch:`
     pub batch: BatchLimits,
     /// `errors:`
@@ -422,6 +424,18 @@ pub enum DeadLetterSettings {
     File {
         /// The file.
         path: PathBuf,
+    },
+}
+
+/// `journal:`: where what write times rest on is kept, for replays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalSettings {
+    /// `off`, and the default where no output is a table.
+    Off,
+    /// `kafka: topic`; the group's name with `.pelton-journal` by default. Made where it is absent.
+    Kafka {
+        /// The topic.
+        topic: String,
     },
 }
 

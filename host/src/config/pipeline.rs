@@ -13,8 +13,8 @@ use super::plugins;
 use super::settings::Mentioned;
 use super::values::{choice, duration, integer, positive, size, timestamp_us, topic};
 use super::{
-    Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, KeyedBy, Limits, Manifest, OnLost, Output,
-    Pipeline, Poison, Settings, SourceSettings, Start, Step, digest,
+    Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, JournalSettings, KeyedBy, Limits, Manifest,
+    OnLost, Output, Pipeline, Poison, Settings, SourceSettings, Start, Step, digest,
 };
 use crate::pipeline::BatchLimits;
 
@@ -26,6 +26,8 @@ const RETRY_ATTEMPTS_DEFAULT: u32 = 5;
 const BREAKER_DEFAULT: Breaker = Breaker { percent: 50.0, records: 1000, within: Duration::from_secs(60) };
 /// A batch may take this part of a plugin's memory: it is there several times while it is handled.
 const BATCH_PART_OF_MEMORY: usize = 8;
+/// Kafka's own limit on a topic's name.
+const TOPIC_CHARS_MAX: usize = 249;
 
 /// What a pipeline is read against.
 pub(super) struct Surroundings<'s> {
@@ -106,6 +108,12 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
                 retry_attempts: RETRY_ATTEMPTS_DEFAULT,
                 breaker: Some(BREAKER_DEFAULT),
             });
+        let journal_value = table.get("journal");
+        let group = source.as_ref().and_then(|source| source.group.as_deref());
+        let journal = match &journal_value {
+            Some(_) => table.optional("journal", |value| journal(value, group)),
+            None => outputs.as_ref().map(|outputs| journal_default(outputs, group.unwrap_or(name))),
+        };
         draft.format = format;
         draft.outputs = outputs.clone();
         if let (Some(value), Some(outputs)) = (&outputs_value, &outputs) {
@@ -119,6 +127,9 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
             dead_letters_value.as_ref(),
             dead_letters.as_ref(),
         );
+        if let Some(JournalSettings::Kafka { topic }) = &journal {
+            check_journal(topic, &topics, outputs.as_ref(), journal_value.as_ref(), &table.value.clone(), around);
+        }
         if let (Some(value), Some(DeadLetterSettings::File { path })) = (&dead_letters_value, &dead_letters) {
             let value = value.below(&["file"]).unwrap_or_else(|| value.clone());
             claim("dead-letter file", &path.display().to_string(), &value, around);
@@ -140,6 +151,7 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
             steps,
             outputs,
             dead_letters: dead_letters?,
+            journal: journal?,
             batch,
             errors,
             digest: crate::record::Digest([0; 32]),
@@ -149,6 +161,67 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         Some(())
     });
     draft
+}
+
+/// `journal:`
+fn journal(value: &Value<'_>, group: Option<&str>) -> Option<JournalSettings> {
+    if value.scalar().is_some_and(|text| matches!(text, "off" | "false")) {
+        return Some(JournalSettings::Off);
+    }
+    let example = journal_topic(group.unwrap_or("orders"));
+    value
+        .table("`off`, or `kafka:` with `topic:`", |table| {
+            table.required("kafka", &format!("{{ topic: {example} }}"), |value| {
+                value.table("`topic:`", |table| {
+                    table.required("topic", &format!("a topic of its own, like `{example}`"), topic)
+                })
+            })
+        })
+        .map(|topic| JournalSettings::Kafka { topic })
+}
+
+/// Only tables have write times, on which a journal tells.
+fn journal_default(outputs: &Outputs, group: &str) -> JournalSettings {
+    let is_table = |output: &Option<Output>| matches!(output, Some(Output::Cassandra(_) | Output::Sqlite(_)));
+    if outputs.values().any(is_table) {
+        JournalSettings::Kafka { topic: journal_topic(group) }
+    } else {
+        JournalSettings::Off
+    }
+}
+
+/// A group may have any name, a topic may not.
+fn journal_topic(group: &str) -> String {
+    const SUFFIX: &str = ".pelton-journal";
+    let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let mut topic: String = group.chars().map(legal).take(TOPIC_CHARS_MAX - SUFFIX.len()).collect();
+    topic.push_str(SUFFIX);
+    topic
+}
+
+/// A journal is nobody else's topic.
+fn check_journal(
+    topic: &str,
+    topics: &[String],
+    outputs: Option<&Outputs>,
+    written: Option<&Value<'_>>,
+    root: &Value<'_>,
+    around: &mut Surroundings<'_>,
+) {
+    let Some(at) = written.and_then(|value| value.below(&["kafka", "topic"])) else {
+        // Two groups of one name are a mistake of their own.
+        let owner = (root.document.pipeline.clone().unwrap_or_default(), root.document.file.clone());
+        around.taken.entry(("journal", topic.to_owned())).or_insert(owner);
+        return;
+    };
+    claim("journal", topic, &at, around);
+    let is_output = |output: &Option<Output>| matches!(output, Some(Output::Kafka(kafka)) if kafka.topic == topic);
+    let is_taken =
+        topics.iter().any(|source| source == topic) || outputs.is_some_and(|all| all.values().any(is_output));
+    if is_taken {
+        let found = format!("{} is also a topic that the pipeline reads or writes to", at.quoted());
+        at.problem(found, "let the journal have a topic of its own");
+    }
 }
 
 /// `source:` as far as it is valid.

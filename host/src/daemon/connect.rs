@@ -4,7 +4,7 @@
 //! supervisor can run. Connections are shared: one session a cluster. What answered a moment ago and does not now is
 //! waited for as long as the project allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,22 +15,24 @@ use super::{Sampler, StartError};
 use crate::cassandra::{CassandraError, CassandraSink};
 use crate::clock::Clock;
 use crate::config::{
-    ConfigErrors, DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project, TableOutput, Tombstones,
+    ConfigErrors, DeadLetterSettings, ErrorSettings, JournalSettings, KafkaConnection, Output, Pipeline, Poison,
+    Problem, Project, TableOutput, Tombstones,
 };
-use crate::kafka::{KafkaDeadLetters, KafkaSink, KafkaSource, SourceOptions};
+use crate::kafka::{self, KafkaDeadLetters, KafkaJournal, KafkaRanges, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
 use crate::pipeline::dead_letter_file::FileDeadLetters;
-use crate::pipeline::discard::DiscardSink;
+use crate::pipeline::discard::{DiscardLetters, DiscardSink};
 use crate::pipeline::encode::{Encoder, OutputEncoder};
 use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
+use crate::pipeline::journal::Journal;
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::record::OutputField;
-use crate::sqlite::{SqliteError, SqliteSink};
+use crate::sqlite::{SqliteError, SqliteJournal, SqliteSink};
 use crate::startup::{PreparedPipeline, Services, refuse_columns_that_miss_what_is_set};
 use crate::supervisor::Supervised;
 use crate::telemetry::{Metric, Telemetry};
@@ -60,6 +62,29 @@ pub(super) struct Connector<'p> {
 pub(super) struct Connected {
     pub(super) pipelines: Vec<Supervised>,
     pub(super) samplers: Vec<Sampler>,
+}
+
+/// What a line is made for.
+pub(super) enum Purpose {
+    /// The pipeline itself.
+    Live,
+    /// Reading again what it has read.
+    Replay {
+        /// The tables that are written, by output.
+        tables: BTreeSet<String>,
+        /// Kafka outputs and dead letters are written too.
+        includes_topics: bool,
+    },
+}
+
+impl Purpose {
+    fn writes(&self, name: &str, output: &Output) -> bool {
+        match (self, output) {
+            (Self::Live, _) => true,
+            (Self::Replay { includes_topics, .. }, Output::Kafka(_)) => *includes_topics,
+            (Self::Replay { tables, .. }, _) => tables.contains(name),
+        }
+    }
 }
 
 /// What went wrong at one end, and whether waiting may help.
@@ -97,15 +122,17 @@ impl Connector<'_> {
             ..SourceOptions::default()
         };
         let source = KafkaSource::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source, options);
-        let line = self.line(prepared, samplers).await?;
+        let line = self.line(prepared, &Purpose::Live, samplers).await?;
         samplers.push(source_sampler(&pipeline.name, &source));
-        Ok(Supervised { line: Arc::new(line), source: Arc::new(source) })
+        let ranges = KafkaRanges::new(self.kafka(pipeline, "source.kafka")?, &pipeline.source.group);
+        Ok(Supervised { line: Arc::new(line), source: Arc::new(source), ranges: Arc::new(ranges) })
     }
 
     /// Everything of a pipeline but its source.
     pub(super) async fn line(
         &self,
         prepared: &PreparedPipeline,
+        purpose: &Purpose,
         samplers: &mut Vec<Sampler>,
     ) -> Result<Line, StartError> {
         let pipeline = &prepared.pipeline;
@@ -116,35 +143,64 @@ impl Connector<'_> {
         let mut outputs = Vec::new();
         for (name, output) in &pipeline.outputs {
             let place = place(name, output);
-            let sink = self.reach(pipeline, &place, || self.sink(pipeline, name, output)).await?;
+            let sink = match output {
+                Output::Kafka(_) if !purpose.writes(name, output) => {
+                    OpenSink::plain(DiscardSink::instead_of(Wants::Records))
+                }
+                _ => self.reach(pipeline, &place, || self.sink(pipeline, name, output)).await?,
+            };
             if let Wants::Cells(columns) = sink.sink.wants() {
                 refuse_columns_that_miss_what_is_set(prepared, (name, output), columns)
                     .map_err(|problem| StartError::Refused(ConfigErrors(vec![self.project.place(problem)])))?;
             }
             samplers.extend(sink.sampler);
             let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
-            outputs.push(LineOutput { encoder, sink: sink.sink });
+            let sink = if purpose.writes(name, output) {
+                sink.sink
+            } else {
+                Arc::new(DiscardSink::instead_of(sink.sink.wants().clone()))
+            };
+            outputs.push(LineOutput { encoder, sink });
         }
-        let dead_letters = self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline)).await?;
+        let (dead_letters, journal, errors) = match purpose {
+            Purpose::Live => {
+                let letters = self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline));
+                let letters = letters.await?;
+                let journal = self.reach(pipeline, "journal.kafka.topic", || self.journal(pipeline)).await?;
+                (letters, journal, pipeline.errors.clone())
+            }
+            Purpose::Replay { includes_topics, .. } => {
+                let letters: Arc<dyn DeadLetters> = if *includes_topics {
+                    self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline)).await?
+                } else {
+                    Arc::new(DiscardLetters)
+                };
+                // What could not be handled then cannot be handled now: that holds up nothing.
+                let errors = ErrorSettings { poison: Poison::DeadLetter, breaker: None, ..pipeline.errors.clone() };
+                (letters, None, errors)
+            }
+        };
         let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
         Ok(Line {
             name: pipeline.name.clone(),
+            topics: pipeline.source.topics.clone(),
             chain: Chain::new(&transforms, Arc::clone(&encoder)),
             encoder,
             outputs,
             dead_letters,
             compute: self.compute.clone(),
             batch: pipeline.batch,
-            errors: pipeline.errors.clone(),
+            breaker: errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
+            errors,
             clock: Arc::clone(&self.clock),
             gate: Gate::default(),
-            breaker: pipeline.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
             mask: self.project.mask.clone(),
             meters: Meters::new(&pipeline.name, &self.telemetry),
             digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
             configuration: pipeline.digest.short(),
             timestamp_floor: timestamp_floor(&pipeline.outputs),
             excess: Excess::default(),
+            journal,
         })
     }
 
@@ -189,7 +245,19 @@ impl Connector<'_> {
         }
     }
 
-    fn kafka(&self, pipeline: &Pipeline, place: &str) -> Result<&KafkaConnection, StartError> {
+    /// Where the broker is the embedded one, the journal stands beside the embedded tables, if there are any.
+    async fn journal(&self, pipeline: &Pipeline) -> Result<Option<Arc<dyn Journal>>, Fault> {
+        let JournalSettings::Kafka { topic } = &pipeline.journal else { return Ok(None) };
+        let settings = &self.project.settings;
+        let connection = settings.kafka.as_ref().ok_or_else(|| Fault::missing("kafka"))?;
+        if !kafka::is_embedded(&connection.brokers) {
+            return Ok(Some(Arc::new(KafkaJournal::open(connection, topic, &pipeline.source.group).await?)));
+        }
+        let Some(path) = &settings.sqlite else { return Ok(None) };
+        Ok(Some(Arc::new(SqliteJournal::open(path, &pipeline.name)?)))
+    }
+
+    pub(super) fn kafka(&self, pipeline: &Pipeline, place: &str) -> Result<&KafkaConnection, StartError> {
         let refused = || Fault::missing("kafka").told(self.project, pipeline, place);
         self.project.settings.kafka.as_ref().ok_or_else(refused)
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::time::Instant;
 
-use super::connect::Connector;
+use super::connect::{Connector, Purpose};
 use super::{Ready, StartError, compute_threads, services_of};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, DeadLetterSettings, Environment, Pipeline, Problem, Project, Settings};
@@ -123,7 +123,7 @@ impl Redrive {
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());
         let connector = Connector { project: &project, clock, telemetry, compute, services, deadline };
-        let line = connector.line(prepared, &mut Vec::new()).await?;
+        let line = connector.line(prepared, &Purpose::Live, &mut Vec::new()).await?;
         let (redriver, done) = (Redriver::new(line), AtomicU64::new(0));
         Ok(Self { pipeline: pipeline.to_owned(), place, redriver, request, choice, done })
     }

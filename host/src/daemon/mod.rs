@@ -6,6 +6,7 @@
 
 mod connect;
 pub mod letters;
+pub mod replay;
 
 use std::net::SocketAddr;
 use std::path::Path;

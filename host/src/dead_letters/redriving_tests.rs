@@ -64,6 +64,7 @@ impl World {
         let output = OutputEncoder::new("default", table.wants(), &Tombstones::Reject, &[Vec::new()]);
         let line = Line {
             name: "orders".into(),
+            topics: vec!["orders".into()],
             chain: Chain::new(&transforms, Arc::clone(&encoder)),
             encoder,
             outputs: vec![LineOutput { encoder: output, sink: Arc::new(table.clone()) }],
@@ -81,6 +82,7 @@ impl World {
             configuration: Digest::of(b"").short(),
             timestamp_floor: 0,
             excess: Excess::default(),
+            journal: None,
         };
         Self { table, redriver: Redriver::new(line), dir }
     }

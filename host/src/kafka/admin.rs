@@ -49,7 +49,7 @@ impl TopicSpec {
 
 /// A client that is no member of any group, for bounded questions.
 pub(super) struct Probe {
-    consumer: BaseConsumer<ClientVoice>,
+    pub(super) consumer: BaseConsumer<ClientVoice>,
     connection: KafkaConnection,
     timeout: Duration,
 }
@@ -95,7 +95,7 @@ impl Probe {
     }
 
     /// The client's errors come as events, which only a poll gives.
-    fn failed(&self, error: &KafkaError) -> SourceError {
+    pub(super) fn failed(&self, error: &KafkaError) -> SourceError {
         for _ in 0..20 {
             self.consumer.poll(Duration::from_millis(10));
         }

@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::admin::{self, Probe};
+use super::journal;
 use super::sink::message_bytes_max;
-use crate::config::{DeadLetterSettings, KafkaConnection, Output, Pipeline, Problem, Project};
+use crate::config::{DeadLetterSettings, JournalSettings, KafkaConnection, Output, Pipeline, Problem, Project};
 use crate::pipeline::SourceError;
 
 /// How long the brokers may take for one question.
@@ -97,6 +98,15 @@ impl Brokers {
                     error.to_string(),
                     "correct the credentials under `kafka: properties:`, or the permissions of the user".to_owned(),
                 )),
+            }
+        }
+        for pipeline in &project.pipelines {
+            if let JournalSettings::Kafka { topic } = &pipeline.journal
+                && let Some(error) = journal::fault(&self.connection, topic).await
+            {
+                let remedy = "let the journal have a topic of its own, which is made at the start where it is absent";
+                let key = "journal.kafka.topic";
+                checked.problems.push(Problem::by_key(Some(&pipeline.name), key, error.to_string(), remedy));
             }
         }
         let sizes = project.pipelines.iter().map(|pipeline| dead_letter_size(&self.connection, pipeline));

@@ -12,10 +12,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset as ListOffset, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::consumer::Context;
+use super::consumer::{COMMIT_ATTEMPTS, Context};
 use super::native::{CommitAnswer, CommitQueue};
 use super::slot::{Slot, lock};
-use crate::pipeline::Position;
+use crate::pipeline::{Position, SourceError};
 use crate::record::TopicPartition;
 
 /// How soon a first position that was refused is sent again: a rebalance refuses one or two.
@@ -135,10 +135,42 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Commits positions of partitions that are not read at the moment, in the place of what stands there; a few tries,
+    /// as a rebalance refuses one or two.
+    pub(super) fn commit_positions(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        positions: &[(TopicPartition, Position)],
+    ) -> Result<(), SourceError> {
+        let list = list_of(positions.iter().map(|(partition, position)| (partition, position)));
+        let mut refusal = String::new();
+        for _ in 0..COMMIT_ATTEMPTS {
+            // A queue of its own: nothing but this commit's answer comes on it.
+            let queue = CommitQueue::new(consumer.client()).expect("the client has room for one more queue");
+            let answer = queue.send(consumer.client(), &list, 0).map(|()| queue.answer(COMMIT_TIMEOUT));
+            refusal = match answer {
+                Ok(Some(answer)) => match answer.error.or(answer.entries.into_iter().find_map(|entry| entry.error)) {
+                    None => return Ok(()),
+                    Some(error) => error,
+                },
+                Ok(None) => format!("no answer within {COMMIT_TIMEOUT:?}"),
+                Err(error) => error,
+            };
+        }
+        self.stats.commit_failures.bump();
+        Err(SourceError::Broken(format!("the new positions were not accepted: {refusal}")))
+    }
+}
+
 fn commit_list(positions: &[(Arc<Slot>, Position)]) -> TopicPartitionList {
+    list_of(positions.iter().map(|(slot, position)| (&slot.partition, position)))
+}
+
+fn list_of<'p>(positions: impl ExactSizeIterator<Item = (&'p TopicPartition, &'p Position)>) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(positions.len());
-    for (slot, position) in positions {
-        let mut element = list.add_partition(&slot.partition.topic, slot.partition.partition);
+    for (partition, position) in positions {
+        let mut element = list.add_partition(&partition.topic, partition.partition);
         element.set_offset(ListOffset::Offset(position.next.0)).expect("offsets of a log are never odd");
         if !position.metadata.is_empty() {
             // Once for each element of a fresh list: a second time would leak the first.

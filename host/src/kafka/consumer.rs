@@ -35,7 +35,7 @@ use crate::pipeline::{Assignment, Committer, Position, SourceError, SourceEvent}
 use crate::record::{Offset, TopicPartition};
 
 /// Tries of a commit inside a rebalance, where nobody can poll meanwhile.
-const COMMIT_ATTEMPTS: u32 = 3;
+pub(super) const COMMIT_ATTEMPTS: u32 = 3;
 
 /// What a membership needs to know.
 #[derive(Debug, Clone)]
@@ -60,6 +60,12 @@ pub(super) enum Phase {
     Abandoned = 3,
 }
 
+/// Partitions to move, and whom to tell what became of it.
+pub(super) struct Seek {
+    pub(super) to: Vec<(TopicPartition, Position)>,
+    pub(super) done: oneshot::Sender<Result<(), SourceError>>,
+}
+
 /// What outlives one membership: what is known of partitions, and the last generation.
 pub(super) type Memory = (Arc<Mutex<HashMap<TopicPartition, Known>>>, Arc<AtomicU64>);
 
@@ -79,6 +85,8 @@ pub(super) struct Context {
     /// Queues of partitions that are assigned and not read: kept, so that nothing of them goes to the main queue.
     pub(super) parked: Mutex<HashMap<TopicPartition, PartitionQueue<Context>>>,
     pub(super) renewals: Renewals,
+    /// What somebody wants to be moved.
+    pub(super) seek: Mutex<Option<Seek>>,
     /// The commit that is not answered yet, and when it was sent.
     pub(super) commit_sent: Mutex<Option<(usize, Instant)>>,
     pub(super) commits_sent: AtomicUsize,
@@ -109,6 +117,7 @@ impl Context {
             slots: Mutex::default(),
             parked: Mutex::default(),
             renewals: Renewals::default(),
+            seek: Mutex::default(),
             commit_sent: Mutex::default(),
             commits_sent: AtomicUsize::default(),
             leave_by: Mutex::default(),
@@ -371,6 +380,29 @@ impl Context {
         }
         self.revoke(consumer, &partitions, &list);
         self.assign(consumer, &partitions);
+    }
+
+    /// Gives back what is to be moved, commits the new positions, and begins anew there.
+    pub(super) fn move_partitions(&self, consumer: &BaseConsumer<Self>) {
+        let Some(Seek { to, done }) = lock(&self.seek).take() else { return };
+        let partitions: Vec<TopicPartition> = to.iter().map(|(partition, _)| partition.clone()).collect();
+        let foreign = {
+            let slots = lock(&self.slots);
+            partitions.iter().find(|partition| !slots.contains_key(*partition)).cloned()
+        };
+        if let Some(partition) = foreign {
+            done.send(Err(SourceError::Refused(format!("{partition} is not read by this process")))).ok();
+            return;
+        }
+        tracing::info!(partitions = ?names(&partitions), "partitions are moved");
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in &partitions {
+            list.add_partition(&partition.topic, partition.partition);
+        }
+        self.revoke(consumer, &partitions, &list);
+        let committed = self.commit_positions(consumer, &to);
+        self.assign(consumer, &partitions);
+        done.send(committed).ok();
     }
 
     // ----------------------------------------------------------------------------------------------- the main queue

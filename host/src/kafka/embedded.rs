@@ -25,7 +25,7 @@ static LIVE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Whether an embedded broker listens there. It leaves admin requests (settings of topics, their ids) unanswered:
 /// nobody should wait for them.
-pub(super) fn is_embedded(brokers: &str) -> bool {
+pub fn is_embedded(brokers: &str) -> bool {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner).contains(brokers)
 }
 

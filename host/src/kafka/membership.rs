@@ -54,6 +54,7 @@ fn poll_until_left(consumer: Arc<BaseConsumer<Context>>, left: &watch::Sender<Le
     while context.is_reading() {
         poll_once(&consumer, &context, if context.is_beginning() { POLL_BEGINNING } else { POLL });
         context.renew(&consumer);
+        context.move_partitions(&consumer);
         while let Some(answer) = commits.answer(Duration::ZERO) {
             context.commit_answered(&answer);
         }
@@ -93,6 +94,8 @@ fn leave(consumer: &BaseConsumer<Context>, context: &Context) -> bool {
         context.remember(slot);
     }
     lock(&context.parked).clear();
+    // Whoever wanted something moved learns that nobody does it any more.
+    drop(lock(&context.seek).take());
     let deadline = lock(&context.leave_by).unwrap_or_else(Instant::now);
     let mut is_committed = false;
     while !context.is_abandoned() {

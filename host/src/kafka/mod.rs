@@ -10,6 +10,8 @@
 //!   `memory` leases the budget to batches, `governor` says whose turn to fetch it is where not all can at once.
 //! - [`KafkaSink`], [`KafkaDeadLetters`]: `producer` keeps records in order and tries again without end, `delivery`
 //!   notes what became of them. [`KafkaPlace`] reads a topic of dead letters back, and marks what was redriven.
+//! - [`KafkaRanges`] reads topics beside all groups, for replays.
+//! - [`KafkaJournal`]: what write times rest on, in a topic of its own.
 //! - [`EmbeddedBroker`] for the demo, [`Brokers`] for what is asked before a start and by `pelton check --online`,
 //!   [`admin`] for topics.
 //! - `native` holds the few calls of librdkafka that its safe wrapper lacks: all of this room's `unsafe`.
@@ -26,12 +28,14 @@ mod dead_letters;
 mod delivery;
 mod embedded;
 mod governor;
+mod journal;
 mod keeper;
 mod letters;
 mod membership;
 mod memory;
 mod native;
 mod producer;
+mod ranges;
 mod reader;
 mod sink;
 mod slot;
@@ -43,8 +47,10 @@ pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_s
 pub use check::Brokers;
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
 pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
-pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError};
+pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError, is_embedded};
+pub use journal::{KafkaJournal, journal_command};
 pub use letters::KafkaPlace;
+pub use ranges::KafkaRanges;
 pub use sink::KafkaSink;
 pub use source::{KafkaSource, SourceOptions};
 pub use stats::{Count, SinkStats, SourceStats};

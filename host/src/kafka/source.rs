@@ -11,12 +11,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::admin::{Probe, topic_settings};
 use super::client::{self, OWN_CONSUMER_PROPERTIES};
-use super::consumer::{Context, Phase, Settings};
+use super::consumer::{Context, Phase, Seek, Settings};
 use super::embedded::is_embedded;
 use super::membership::{self, Left};
 use super::memory::Budget;
@@ -25,7 +25,7 @@ use super::slot::lock;
 use super::start::Known;
 use super::stats::SourceStats;
 use crate::config::{KafkaConnection, SourceSettings};
-use crate::pipeline::{Source, SourceError, SourceEvent};
+use crate::pipeline::{Position, Source, SourceError, SourceEvent};
 use crate::record::{Offset, TopicPartition};
 
 /// The client's own `session.timeout.ms`.
@@ -244,6 +244,20 @@ impl Source for KafkaSource {
         left.borrow().is_committed
     }
 
+    async fn seek(&self, to: Vec<(TopicPartition, Position)>) -> Result<(), SourceError> {
+        let closed = || SourceError::Refused("the source is not open".to_owned());
+        let context = lock(&self.inner.member).as_ref().map(|member| Arc::clone(&member.context)).ok_or_else(closed)?;
+        let (done, moved) = oneshot::channel();
+        {
+            let mut wanted = lock(&context.seek);
+            if wanted.is_some() {
+                return Err(SourceError::Refused("partitions are being moved already".to_owned()));
+            }
+            *wanted = Some(Seek { to, done });
+        }
+        moved.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     fn ends(&self) -> Vec<(TopicPartition, Offset)> {
         lock(&self.inner.member).as_ref().map(|member| member.context.ends()).unwrap_or_default()
     }
@@ -282,7 +296,7 @@ mod tests {
 
     use super::super::embedded::EmbeddedBroker;
     use super::*;
-    use crate::pipeline::{BatchLimits, Position};
+    use crate::pipeline::BatchLimits;
 
     const LIMIT: Duration = Duration::from_secs(30);
 

@@ -121,6 +121,11 @@ impl MemoryGroup {
         lock(&self.0.state).committed.insert(partition.clone(), position);
     }
 
+    /// Forgets every committed offset, as the brokers do with a group that was not used for long. Nobody may be a member.
+    pub fn forget_commits(&self) {
+        lock(&self.0.state).committed.clear();
+    }
+
     /// With true, positions stay under way until [`Self::flush_commits`], a revocation or a close; a kill loses them.
     pub fn hold_commits(&self, hold: bool) {
         lock(&self.0.state).hold_commits = hold;
@@ -312,6 +317,42 @@ impl MemoryGroup {
     }
 
     /// Ends a membership, if it has not ended before.
+    /// Revokes partitions of a member, commits these positions in the place of theirs, and assigns them anew.
+    pub(super) async fn move_partitions(
+        &self,
+        member: u64,
+        to: Vec<(TopicPartition, Position)>,
+    ) -> Result<(), SourceError> {
+        let no_rebalance = self.0.rebalancing.lock().await;
+        let events = {
+            let state = lock(&self.0.state);
+            let is_own = |partition| state.owners.get(partition).is_some_and(|owner| owner.member == member);
+            if let Some((partition, _)) = to.iter().find(|(partition, _)| !is_own(partition)) {
+                return Err(SourceError::Refused(format!("{partition} is not read by this member")));
+            }
+            state.members.get(&member).cloned()
+        };
+        if let Some(events) = events {
+            let (done, answered) = oneshot::channel();
+            let partitions = to.iter().map(|(partition, _)| partition.clone()).collect();
+            if events.send(SourceEvent::Revoked { partitions, lost: false, done }).await.is_ok() {
+                let _ = answered.await;
+            }
+        }
+        {
+            let mut state = lock(&self.0.state);
+            for (partition, position) in to {
+                state.release(&partition, "a partition was moved");
+                state.history.push((partition.clone(), position.clone()));
+                state.committed.insert(partition, position);
+            }
+        }
+        drop(no_rebalance);
+        self.wake();
+        self.rebalance().await;
+        Ok(())
+    }
+
     pub(super) fn leave(&self, member: u64, keep_commits: bool) {
         let mut state = lock(&self.0.state);
         if state.members.remove(&member).is_none() {

@@ -14,7 +14,9 @@
 mod dead_letters;
 mod gate;
 mod group;
+mod journal;
 mod log;
+mod ranges;
 mod sink;
 mod source;
 mod table;
@@ -22,7 +24,9 @@ mod transform;
 
 pub use dead_letters::MemoryDeadLetters;
 pub use group::MemoryGroup;
+pub use journal::MemoryJournal;
 pub use log::{MemoryLog, MemoryRecord};
+pub use ranges::MemoryRanges;
 pub use sink::{MemorySink, StoredRecord};
 pub use source::MemorySource;
 pub use table::{MemoryTable, OwnedCell, OwnedValue, TableRow, TableWrite};

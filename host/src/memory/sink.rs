@@ -178,6 +178,11 @@ impl MemorySink {
         lock(&self.0.state).crash = None;
     }
 
+    /// Forgets every row, as a table that was emptied.
+    pub fn forget(&self) {
+        lock(&self.0.state).table = MemoryTable::default();
+    }
+
     /// The records, in the order in which their batches were accepted.
     #[must_use]
     pub fn stored(&self) -> Vec<StoredRecord> {

@@ -55,6 +55,10 @@ impl Source for MemorySource {
         no_rebalance.is_ok()
     }
 
+    async fn seek(&self, to: Vec<(TopicPartition, Position)>) -> Result<(), SourceError> {
+        self.group.move_partitions(self.member, to).await
+    }
+
     fn ends(&self) -> Vec<(TopicPartition, Offset)> {
         let owned: Vec<_> = {
             let state = lock(&self.group.0.state);

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Mark;
 use super::write_clock::EPOCH_MAX;
 
 /// Commit metadata of one partition.
@@ -33,6 +34,12 @@ pub struct Checkpoint {
     /// The topic's own id.
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
+    /// Which task of the partition wrote this: each later one has a higher number.
+    #[serde(rename = "k", default)]
+    pub term: u64,
+    /// Everything that the journal says about records from the offset on stands here or later.
+    #[serde(rename = "j", default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Mark>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
@@ -47,7 +54,7 @@ const VERSION: u32 = 1;
 pub const KEPT_START: &str = "pelton: the start, before anything was written";
 
 /// The last microsecond of the year 9999: no clock of ours goes on beyond it.
-const H_MAX: i64 = 253_402_300_799_999_999;
+pub(super) const H_MAX: i64 = 253_402_300_799_999_999;
 
 /// Metadata above this length are refused by brokers with default settings (4,096), with room to spare.
 pub const METADATA_CHARS_MAX: usize = 4_000;
@@ -76,6 +83,8 @@ impl Checkpoint {
             epoch_until: None,
             partitions_total: 0,
             topic_id: None,
+            term: 0,
+            journal: None,
         }
     }
 
@@ -221,6 +230,7 @@ mod tests {
         assert_eq!(Checkpoint::parse(&checkpoint.encode()).as_ref(), Ok(&checkpoint));
         EpochPlan { epoch: 3, until: 12 }.note(4, &mut checkpoint);
         checkpoint.topic_id = Some("id".into());
+        (checkpoint.term, checkpoint.journal) = (12, Some(Mark(34)));
         assert_eq!(Checkpoint::parse(&checkpoint.encode()).as_ref(), Ok(&checkpoint));
     }
 

@@ -14,6 +14,7 @@ use super::compute::Compute;
 use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
 use super::excess::Excess;
 use super::gate::Gate;
+use super::journal::Journal;
 use super::masking::{mask_halt, mask_processed};
 use super::meters::Meters;
 use super::{BatchLimits, DeadLetters, OutOp, OutRow, Sink};
@@ -25,6 +26,8 @@ use crate::record::{Batch, SinkBatch, WriteTime};
 pub struct Line {
     /// Its name.
     pub name: String,
+    /// The topics that it reads.
+    pub topics: Vec<String>,
     /// Its steps.
     pub chain: Chain,
     /// How their rows become records and cells.
@@ -57,6 +60,8 @@ pub struct Line {
     pub timestamp_floor: i64,
     /// Room for rows that are larger than their records.
     pub excess: Excess,
+    /// Keeps what its write times rest on; none where nothing that it writes has one.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 /// One output of a line.

@@ -4,6 +4,7 @@
 //! [`task`] reads in the order in which a batch travels. This room knows no vendor: Kafka, Cassandra, SQLite and the
 //! Wasm runtime stand behind the traits of [`seams`], each with a production and a memory implementation.
 
+pub mod bounds;
 pub mod breaker;
 pub mod chain;
 pub mod checkpoint;
@@ -14,16 +15,22 @@ pub mod discard;
 pub mod encode;
 pub mod excess;
 pub mod gate;
+pub mod journal;
+mod journaling;
 pub mod json_patch;
 pub mod line;
 mod masking;
 pub mod meters;
 pub mod parts;
+pub mod ranges;
 pub mod redrive;
+pub mod replay;
 pub mod seams;
+pub mod seek;
 pub mod shared;
 #[cfg(test)]
 mod simulation;
+pub mod stamping;
 pub mod task;
 pub mod tracker;
 mod transforming;

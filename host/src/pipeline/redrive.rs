@@ -8,14 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::EpochPlan;
 use super::compute::Panicked;
 use super::line::{Line, Stamped};
 use super::shared::{Shared, State};
@@ -99,7 +98,7 @@ impl Redriver {
             line: Arc::clone(&self.line),
             partition: source.clone(),
             generation: 0,
-            epoch: EpochPlan::default(),
+            begun: OnceLock::new(),
             partitions_total: 0,
             topic_id: None,
             committer: Arc::new(Nowhere),
@@ -110,7 +109,8 @@ impl Redriver {
             tracker: Mutex::new(tracker),
         });
         let (to_await, writes) = mpsc::channel(1);
-        let transforming = Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&shared), to_await };
+        let transforming =
+            Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&shared), to_await, journaling: None };
         let transform = async {
             let transforming = transforming;
             transforming.batch(&Arc::new(stamped)).await

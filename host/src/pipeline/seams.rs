@@ -41,6 +41,14 @@ pub trait Source: Send + Sync {
     /// second call waits as the first does. All readers must be dropped before.
     async fn close(&self, deadline: Instant) -> bool;
 
+    /// Moves partitions that this member reads: their tasks end as at a revocation, these positions are committed in the
+    /// place of theirs, and they are assigned anew. Returns when they are.
+    ///
+    /// # Errors
+    /// Where a partition is not read by this member, or a position was not accepted; then the partitions go on where
+    /// they are committed.
+    async fn seek(&self, to: Vec<(TopicPartition, Position)>) -> Result<(), SourceError>;
+
     /// For each assigned partition, one past its newest record, as far as known.
     fn ends(&self) -> Vec<(TopicPartition, Offset)>;
 

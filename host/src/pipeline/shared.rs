@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::RecordFailure;
 use super::checkpoint::{Checkpoint, EpochPlan, KEPT_START};
 use super::gate::{Hold, PausedBy};
+use super::journal::Mark;
 use super::line::Line;
 use super::tracker::Tracker;
 use super::{Committer, Position};
@@ -27,7 +28,8 @@ pub struct Shared {
     pub(super) line: Arc<Line>,
     pub(super) partition: TopicPartition,
     pub(super) generation: u64,
-    pub(super) epoch: EpochPlan,
+    /// How it began; none until it has.
+    pub(super) begun: OnceLock<Begun>,
     pub(super) partitions_total: i32,
     pub(super) topic_id: Option<String>,
     pub(super) committer: Arc<dyn Committer>,
@@ -38,6 +40,15 @@ pub struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) state: Mutex<State>,
     pub(super) tracker: Mutex<Tracker>,
+}
+
+/// How a task began: under which epochs, as which task of its partition.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Begun {
+    pub(super) epoch: EpochPlan,
+    pub(super) term: u64,
+    /// Where the journal is to be read from, for whoever goes on before this task has written to it.
+    pub(super) journal: Option<Mark>,
 }
 
 /// What changes while a task runs.
@@ -51,6 +62,10 @@ pub(super) struct State {
     on_the_way: usize,
     /// The reader stands before the closed gate.
     stands: bool,
+    /// From which place on the journal tells of records from the committed position on.
+    journal: Option<Mark>,
+    /// The same, once records below an offset are committed.
+    journal_next: Option<(Offset, Mark)>,
 }
 
 /// How far a task is.
@@ -90,7 +105,15 @@ pub(super) enum Flow {
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { committed: None, moved: Instant::now(), waiting: None, on_the_way: 0, stands: false }
+        Self {
+            committed: None,
+            moved: Instant::now(),
+            waiting: None,
+            on_the_way: 0,
+            stands: false,
+            journal: None,
+            journal_next: None,
+        }
     }
 }
 
@@ -175,7 +198,10 @@ impl Shared {
         let mut checkpoint = Checkpoint::new(h, self.line.digests.clone(), self.line.configuration.clone());
         checkpoint.partitions_total = self.partitions_total;
         checkpoint.topic_id.clone_from(&self.topic_id);
-        self.epoch.note(next.0, &mut checkpoint);
+        let begun = self.begun();
+        begun.epoch.note(next.0, &mut checkpoint);
+        checkpoint.term = begun.term;
+        checkpoint.journal = self.mark_below(next).or(begun.journal);
         self.committer.commit(Position { next, metadata: checkpoint.encode() });
         self.state().committed = Some(next);
     }
@@ -187,6 +213,24 @@ impl Shared {
             let metadata = self.found.clone().unwrap_or_else(|| KEPT_START.to_owned());
             self.committer.commit(Position { next: start, metadata });
         }
+    }
+
+    /// How the task began. Nothing is stamped or committed before.
+    pub(super) fn begun(&self) -> Begun {
+        self.begun.get().copied().unwrap_or_default()
+    }
+
+    /// Whoever goes on at `offset` or later finds all that the journal says about what lies ahead at `mark` or later.
+    pub(super) fn journaled(&self, offset: Offset, mark: Mark) {
+        self.state().journal_next.get_or_insert((offset, mark));
+    }
+
+    fn mark_below(&self, next: Offset) -> Option<Mark> {
+        let mut state = self.state();
+        if let Some((_, mark)) = state.journal_next.take_if(|(offset, _)| *offset <= next) {
+            state.journal = Some(mark);
+        }
+        state.journal
     }
 
     // --------------------------------------------------------------------------------------------------- what holds it

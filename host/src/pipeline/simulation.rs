@@ -23,16 +23,17 @@ use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, T
 use crate::clock::ManualClock;
 use crate::config::{self, ErrorSettings, Format, Mask, Poison, Tombstones};
 use crate::memory::{
-    MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRecord, MemorySink, MemorySource, MemoryTransform, OwnedValue,
-    Step,
+    MemoryDeadLetters, MemoryGroup, MemoryJournal, MemoryLog, MemoryRanges, MemoryRecord, MemorySink, MemorySource,
+    MemoryTransform, OwnedValue, Step,
 };
 use crate::record::{Digest, Field, FieldType, OutputField, Policy, TopicPartition};
-use crate::status::{Commands, PipelineState, StatusBoard};
+use crate::status::{CommandError, Commands, PipelineState, StatusBoard};
 use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
 mod failures;
 mod operators;
+mod replay;
 mod versions;
 mod watchdog;
 
@@ -47,6 +48,8 @@ struct World {
     table: MemorySink,
     alerts: MemorySink,
     letters: MemoryDeadLetters,
+    journal: MemoryJournal,
+    clock: ManualClock,
     errors: ErrorSettings,
     mask: Mask,
 }
@@ -72,6 +75,8 @@ impl World {
             table: MemorySink::table(vec![column("id"), column("n"), column("double")], &["id"]),
             alerts: MemorySink::records(),
             letters: MemoryDeadLetters::new(),
+            journal: MemoryJournal::new(),
+            clock: ManualClock::at(NOW_MS),
             errors: ErrorSettings { poison: Poison::DeadLetter, retry_attempts: 3, breaker: None },
             mask: Mask::default(),
         }
@@ -108,6 +113,7 @@ impl World {
         };
         let line = Line {
             name: "events".into(),
+            topics: vec![TOPIC.into()],
             chain: Chain::new(transforms, Arc::clone(&encoder)),
             encoder,
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
@@ -115,7 +121,7 @@ impl World {
             compute,
             batch: BatchLimits { records: 16, bytes: 1 << 20, linger: Duration::from_millis(1) },
             errors: self.errors.clone(),
-            clock: Arc::new(ManualClock::at(NOW_MS)),
+            clock: Arc::new(self.clock.clone()),
             gate: Gate::default(),
             breaker: self.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
             mask: self.mask.clone(),
@@ -124,9 +130,14 @@ impl World {
             configuration: Digest::of(b"").short(),
             timestamp_floor: 0,
             excess: Excess::default(),
+            journal: Some(Arc::new(self.journal.clone())),
         };
         let source = Arc::new(self.group.source());
-        let supervised = Supervised { line: Arc::new(line), source: Arc::clone(&source) as Arc<dyn super::Source> };
+        let supervised = Supervised {
+            line: Arc::new(line),
+            source: Arc::clone(&source) as Arc<dyn super::Source>,
+            ranges: Arc::new(MemoryRanges::of(&self.log)),
+        };
         (supervised, source)
     }
 

@@ -10,11 +10,12 @@
 //! kept up to the sinks' doors; from there on write times keep it. What is not acknowledged is not committed: a task may
 //! be dropped anywhere, and whoever goes on repeats what was under way with the very same write times.
 //!
-//! Here are the assembly, the first loop and the last. `transforming` is the middle one, `parts` how it cuts a batch,
-//! `writing` a part's way to being durable, `shared` what all of them know.
+//! Here are the assembly, the first loop and the last. `transforming` is the middle one, `stamping` its clock,
+//! `journaling` what it writes down before its writes go out, `parts` how it cuts a batch, `writing` a part's way to being
+//! durable, `shared` what all of them know.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -24,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Checkpoint, CheckpointError, EpochPlan, EpochsUsedUp, KEPT_START};
 use super::compute::Panicked;
+use super::journaling::{self, Journaling};
 use super::line::Line;
-use super::shared::{Shared, State};
+use super::shared::{Begun, Shared, State};
+use super::stamping::{Inexact, Stamper};
 use super::tracker::Tracker;
 use super::transforming::Transforming;
-use super::write_clock::WriteClock;
 use super::{Assignment, Reader, SourceError};
 use crate::record::{Batch, Offset, TopicPartition};
 
@@ -44,8 +46,23 @@ pub struct Task {
     line: Arc<Line>,
     reader: Box<dyn Reader>,
     start: Offset,
-    clock: WriteClock,
+    begins: Begins,
     shared: Arc<Shared>,
+}
+
+/// What a task goes on from.
+enum Begins {
+    /// What stands beside the committed offset.
+    Committed(Committed),
+    /// What the journal said of a range that is read again.
+    Again(Stamper),
+}
+
+/// What stands beside the committed offset, and what does not.
+struct Committed {
+    checkpoint: Option<Checkpoint>,
+    h: i64,
+    end_at_start: Offset,
 }
 
 /// Why a task ended early.
@@ -57,6 +74,9 @@ pub enum TaskError {
     /// Ten versions began the same records.
     #[error(transparent)]
     Epochs(#[from] EpochsUsedUp),
+    /// Records cannot be stamped as they were.
+    #[error(transparent)]
+    Inexact(#[from] Inexact),
     /// A fault of Pelton's own.
     #[error(transparent)]
     Internal(#[from] Panicked),
@@ -66,35 +86,48 @@ pub enum TaskError {
 pub(super) type Write = BoxFuture<'static, ()>;
 
 impl Task {
-    /// A task for an assignment. Commits where it starts, so that whoever goes on starts the clock where this one did.
-    ///
-    /// # Errors
-    /// Where ten versions of the pipeline began the same records.
-    pub fn new(line: &Arc<Line>, assignment: Assignment, stop: CancellationToken) -> Result<Self, TaskError> {
-        let Assignment { partition, generation, start, end_at_start, .. } = assignment;
+    /// A task for an assignment: it goes on from what is committed.
+    #[must_use]
+    pub fn new(line: &Arc<Line>, assignment: Assignment, stop: CancellationToken) -> Self {
+        let partition = &assignment.partition;
         let siblings: Vec<Checkpoint> =
             assignment.sibling_metadata.iter().filter_map(|text| Checkpoint::parse(text).ok()).collect();
-        let (committed, start_h) = match assignment.metadata.as_deref() {
+        let (checkpoint, h) = match assignment.metadata.as_deref() {
             None | Some(KEPT_START) => (None, Checkpoint::start_h(partition.partition, &siblings)),
             Some(text) => match Checkpoint::parse(text) {
                 Ok(checkpoint) => {
                     let h = checkpoint.h;
                     (Some(checkpoint), h)
                 }
-                Err(error) => (None, without_clock(&line.name, &partition, &error, &siblings)),
+                Err(error) => (None, without_clock(&line.name, partition, &error, &siblings)),
             },
         };
         let commits = assignment.sibling_metadata.len() + 1;
         let partitions_total =
-            Checkpoint::partitions_known(assignment.partitions_total, committed.as_ref(), &siblings, commits);
-        let epoch =
-            EpochPlan::at_assignment(committed.as_ref(), &line.digests, &line.configuration, start.0, end_at_start.0)?;
-        let clock = WriteClock::after(start_h.max(line.timestamp_floor));
+            Checkpoint::partitions_known(assignment.partitions_total, checkpoint.as_ref(), &siblings, commits);
+        let committed = Committed { checkpoint, h, end_at_start: assignment.end_at_start };
+        Self::of(line, assignment, Begins::Committed(committed), partitions_total, stop)
+    }
+
+    /// A task that reads records again, and stamps them as they were.
+    #[must_use]
+    pub fn again(line: &Arc<Line>, assignment: Assignment, stamper: Stamper, stop: CancellationToken) -> Self {
+        let partitions_total = assignment.partitions_total;
+        Self::of(line, assignment, Begins::Again(stamper), partitions_total, stop)
+    }
+
+    fn of(
+        line: &Arc<Line>,
+        assignment: Assignment,
+        begins: Begins,
+        partitions_total: i32,
+        stop: CancellationToken,
+    ) -> Self {
         let shared = Arc::new(Shared {
             line: Arc::clone(line),
-            partition,
-            generation,
-            epoch,
+            partition: assignment.partition,
+            generation: assignment.generation,
+            begun: OnceLock::new(),
             partitions_total,
             topic_id: assignment.topic_id,
             committer: assignment.committer,
@@ -102,10 +135,9 @@ impl Task {
             has_written: AtomicBool::new(false),
             stop,
             state: Mutex::new(State::new()),
-            tracker: Mutex::new(Tracker::new(generation)),
+            tracker: Mutex::new(Tracker::new(assignment.generation)),
         });
-        shared.commit(start, clock.previous());
-        Ok(Self { line: Arc::clone(line), reader: assignment.reader, start, clock, shared })
+        Self { line: Arc::clone(line), reader: assignment.reader, start: assignment.start, begins, shared }
     }
 
     /// What the supervisor may read while the task runs.
@@ -114,19 +146,59 @@ impl Task {
         Arc::clone(&self.shared)
     }
 
-    /// Runs until it is stopped, and everything that it began is durable and handed over for commit.
+    /// Runs until it is stopped, and everything that it began is durable and handed over for commit. Commits first where
+    /// it starts, so that whoever goes on starts the clock where this one did.
     ///
     /// # Errors
-    /// Where the partition cannot be read on, or Pelton itself is at fault.
+    /// Where ten versions of the pipeline began the same records, the partition cannot be read on, records that are read
+    /// again cannot be stamped as they were, or Pelton itself is at fault.
     pub async fn run(self) -> Result<(), TaskError> {
+        let Self { line, reader, start, begins, shared } = self;
+        let (stamper, journaling) = match begins {
+            Begins::Again(stamper) => (stamper, None),
+            Begins::Committed(committed) => match committed.begin(&shared, start).await? {
+                Some(begun) => begun,
+                None => return Ok(()),
+            },
+        };
+        shared.commit(start, stamper.previous());
         let (to_transform, batches) = mpsc::channel(1);
         let (to_await, writes) = mpsc::channel(WRITES_QUEUED_MAX);
-        let reading = read(Arc::clone(&self.line), self.reader, Arc::clone(&self.shared), to_transform);
-        let transforming = Transforming { line: self.line, shared: Arc::clone(&self.shared), to_await };
-        let transform = async { Ok(transforming.run(batches, self.clock).await?) };
+        let reading = read(Arc::clone(&line), reader, Arc::clone(&shared), to_transform);
+        let journaling = journaling.map(tokio::sync::Mutex::new);
+        let transforming = Transforming { line, shared: Arc::clone(&shared), to_await, journaling };
+        let transform = transforming.run(batches, stamper);
         tokio::try_join!(reading, transform, acknowledge(writes))?;
-        self.shared.leave_as_found(self.start);
+        shared.leave_as_found(start);
         Ok(())
+    }
+}
+
+impl Committed {
+    /// Asks the journal what earlier tasks have decided, and settles epoch, clock and term. None where the task is
+    /// stopped meanwhile.
+    async fn begin(
+        self,
+        shared: &Arc<Shared>,
+        start: Offset,
+    ) -> Result<Option<(Stamper, Option<Journaling>)>, TaskError> {
+        let Self { checkpoint, h, end_at_start } = self;
+        let line = &shared.line;
+        let from = checkpoint.as_ref().and_then(|checkpoint| checkpoint.journal);
+        let Some(timeline) = journaling::timeline(shared, from).await else { return Ok(None) };
+        // Where nothing is committed, or not by us, the journal still knows who may have written, and up to where.
+        let is_told = checkpoint.is_none() && !timeline.entries().is_empty();
+        let told = is_told.then(|| timeline.checkpoint(start.0, h, &line.digests, &line.configuration));
+        let exact = timeline.exactly_at(start.0).filter(|_| checkpoint.is_none()).map(|entry| entry.h);
+        let before = checkpoint.as_ref().or(told.as_ref());
+        let plan = EpochPlan::at_assignment(before, &line.digests, &line.configuration, start.0, end_at_start.0)?;
+        let term = timeline.term.max(checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.term)) + 1;
+        let walls = timeline.walls_from(start.0);
+        let stamper = Stamper::first(exact.unwrap_or(h).max(line.timestamp_floor), plan, &walls);
+        let begun = Begun { epoch: plan, term, journal: from };
+        shared.begun.set(begun).expect("a task begins once");
+        let journaling = Journaling::begin(shared, begun, (start, stamper.previous()), &walls);
+        Ok(Some((stamper, journaling)))
     }
 }
 

@@ -14,11 +14,13 @@ use super::chain::{Halt, HaltReason, RecordFailure};
 use super::compute::Panicked;
 use super::excess::Room;
 use super::gate::PausedBy;
+use super::journaling::Journaling;
 use super::line::{Line, Processed, Stamped};
 use super::parts::{Part, Parts};
 use super::shared::{Flow, Shared, WATCHDOG_TOLD_EVERY};
-use super::task::Write;
-use super::write_clock::{Decision, WriteClock, write_time};
+use super::stamping::{Inexact, NewWall, Stamper};
+use super::task::{TaskError, Write};
+use super::write_clock::{Decision, write_time};
 use super::writing::Writing;
 use crate::config::Poison;
 use crate::record::{Batch, Offset, SinkBatch};
@@ -28,39 +30,44 @@ pub(super) struct Transforming {
     pub(super) line: Arc<Line>,
     pub(super) shared: Arc<Shared>,
     pub(super) to_await: mpsc::Sender<Write>,
+    /// None where the pipeline keeps no journal, or nothing new is decided. Nobody else asks for it.
+    pub(super) journaling: Option<tokio::sync::Mutex<Journaling>>,
 }
 
 impl Transforming {
-    pub(super) async fn run(self, mut batches: mpsc::Receiver<Batch>, mut clock: WriteClock) -> Result<(), Panicked> {
+    pub(super) async fn run(self, mut batches: mpsc::Receiver<Batch>, mut stamper: Stamper) -> Result<(), TaskError> {
         while let Some(batch) = batches.recv().await {
-            let stamped = Arc::new(self.stamp(batch, &mut clock));
-            if self.batch(&stamped).await? == Flow::Stop {
+            let below = stamper.previous();
+            let (stamped, walls) = self.stamp(batch, &mut stamper)?;
+            if let (Some(journaling), Some(first)) = (&self.journaling, stamped.source.offsets.first()) {
+                journaling.lock().await.stamped((Offset(*first), below), stamped.source.len(), &walls);
+            }
+            if self.batch(&Arc::new(stamped)).await? == Flow::Stop {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Gives each record its write time, in offset order, whatever becomes of it.
-    fn stamp(&self, batch: Batch, clock: &mut WriteClock) -> Stamped {
-        let now_ms = self.line.clock.now_ms();
+    /// Gives each record its write time, in offset order, whatever becomes of it; answers what only this wall could
+    /// decide.
+    fn stamp(&self, batch: Batch, stamper: &mut Stamper) -> Result<(Stamped, Vec<NewWall>), Inexact> {
         self.line.meters.batch(batch.len(), batch.bytes());
         let mut write_times = Vec::with_capacity(batch.len());
         let mut clamped = None;
         let mut tracker = self.shared.tracker();
-        for (row, offset) in batch.offsets.iter().enumerate() {
-            let tick = clock.tick(batch.timestamp_ms(row), now_ms);
-            tracker.read(Offset(*offset), tick.h);
-            write_times.push(write_time(tick.h, self.shared.epoch.of(*offset)));
-            if let Some(decision) = tick.decision {
+        let walls = stamper.batch(&batch, self.line.clock.now_ms(), |offset, stamp| {
+            tracker.read(Offset(offset), stamp.h);
+            write_times.push(write_time(stamp.h, stamp.epoch));
+            if let Some(decision) = stamp.decision {
                 let reason = match decision {
                     Decision::Clamped => "future",
-                    Decision::NoTimestamp => "missing",
+                    Decision::NoTimestamp | Decision::FirstWithoutTimestamp => "missing",
                 };
                 self.line.meters.clamped(reason);
-                clamped.get_or_insert((*offset, reason));
+                clamped.get_or_insert((offset, reason));
             }
-        }
+        })?;
         drop(tracker);
         self.shared.note_tracked(batch.len());
         if let Some((offset, reason)) = clamped {
@@ -70,7 +77,7 @@ impl Transforming {
             );
         }
         let (source, generation) = (Arc::new(batch), self.shared.generation);
-        Stamped { source, write_times, generation, read_at: Instant::now() }
+        Ok((Stamped { source, write_times, generation, read_at: Instant::now() }, walls))
     }
 
     /// Takes a batch to the sinks' doors, in as many parts as its failures make necessary.
@@ -205,6 +212,12 @@ impl Transforming {
             }
         }
         let Some(room) = self.room(stamped, &processed.sink_batches).await else { return Flow::Stop };
+        if let Some(journaling) = &self.journaling {
+            let is_written = !processed.sink_batches.is_empty() || !processed.failures.is_empty();
+            if journaling.lock().await.before_writes(&self.shared, is_written).await == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
         let writing = Writing::begin(&self.shared, stamped, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await

@@ -36,8 +36,18 @@ pub struct Tick {
 pub enum Decision {
     /// The record's time lies more than [`AHEAD_MAX_MS`] ahead of the wall, and was clamped.
     Clamped,
-    /// The record has no time; it got the time of its predecessor, or the wall's where there is none.
+    /// The record has no time, and follows its predecessor.
     NoTimestamp,
+    /// The record has no time and no predecessor: it got the wall's.
+    FirstWithoutTimestamp,
+}
+
+impl Decision {
+    /// Whether a later reader, with another wall, would decide otherwise.
+    #[must_use]
+    pub fn rests_on_the_wall(self) -> bool {
+        matches!(self, Self::Clamped | Self::FirstWithoutTimestamp)
+    }
 }
 
 impl WriteClock {
@@ -55,7 +65,7 @@ impl WriteClock {
             Some(ms) if ms > latest_ms => (latest_ms, Some(Decision::Clamped)),
             Some(ms) => (ms, None),
             None if self.previous_us > 0 => (0, Some(Decision::NoTimestamp)),
-            None => (now_ms, Some(Decision::NoTimestamp)),
+            None => (now_ms, Some(Decision::FirstWithoutTimestamp)),
         };
         let h = ms.saturating_mul(1000).max(self.previous_us + STEP_US);
         self.previous_us = h;
@@ -105,7 +115,8 @@ mod tests {
     fn a_record_without_time_follows_its_predecessor() {
         let mut clock = WriteClock::after(7_000_003);
         assert_eq!(clock.tick(None, 99).h, 7_000_020);
-        assert_eq!(WriteClock::after(0).tick(None, 99).h, 99_000);
+        let first = WriteClock::after(0).tick(None, 99);
+        assert_eq!((first.h, first.decision), (99_000, Some(Decision::FirstWithoutTimestamp)));
     }
 
     proptest! {

@@ -20,11 +20,13 @@
 //!   | `status`, `status__at`, `status__until` | a cell, its write time (microseconds; NULL: never written), its expiry (milliseconds; NULL: none). A NULL cell with a write time was deleted |
 //!
 //! - `pelton__tables`: the columns, types and keys of all tables.
+//! - `pelton__journal`: what the write times of pipelines rest on, where the broker is the embedded one.
 //!
 //! Deletions and expired cells stay in the storage, so that a replay of any age finds them.
 
 mod columns;
 mod database;
+mod journal;
 mod merge;
 mod reader;
 mod sink;
@@ -33,6 +35,7 @@ mod table;
 mod tests;
 
 pub use columns::ColumnType;
+pub use journal::SqliteJournal;
 pub use reader::{ReadRow, SqliteReader};
 pub use sink::SqliteSink;
 

@@ -1,16 +1,18 @@
-//! What operators ask of a pipeline: pause and resume.
+//! What operators ask of a pipeline: pause, resume, seek.
 //!
 //! In: commands with a place for their answer. Out: the gate, closed or open; a stopped pipeline, opened again. Never
 //! waits: a pause is looked at again by the loop, and answered once what was under way is finished and committed, or its
 //! time is over. Every answer says what the newest snapshot says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::seeking::{Seeking, stands};
 use super::{Pipeline, State, Supervisor};
 use crate::pipeline::gate::PausedBy;
-use crate::status::{Command, CommandAnswer, CommandError, CommandReply, Phase, PipelineState};
+use crate::status::{Command, CommandAnswer, CommandError, CommandReply, Phase, PipelineState, SeekReply};
 
 /// How often a pause that is not answered yet is looked at.
 pub(super) const PAUSE_LOOKED_AT_EVERY: Duration = Duration::from_millis(20);
@@ -24,20 +26,57 @@ pub(super) struct Pausing {
 
 impl Supervisor {
     pub(super) fn command(&mut self, command: Command) {
-        let (name, reply, is_pause) = match command {
-            Command::Pause { pipeline, reply } => (pipeline, reply, true),
-            Command::Resume { pipeline, reply } => (pipeline, reply, false),
-        };
-        let Some(at) = self.pipelines.iter().position(|pipeline| pipeline.line.name == name) else {
-            let known = self.pipelines.iter().map(|pipeline| pipeline.line.name.clone()).collect();
-            let _ = reply.send(Err(CommandError::UnknownPipeline { name, known }));
-            return;
-        };
-        if is_pause {
-            self.pause(at, reply);
-        } else {
-            self.resume(at, reply);
+        match command {
+            Command::Pause { pipeline, reply } => match self.find(&pipeline) {
+                Ok(at) => self.pause(at, reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Resume { pipeline, reply } => match self.find(&pipeline) {
+                Ok(at) => self.resume(at, reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Seek { pipeline, to, dry_run, reply } => match self.find(&pipeline) {
+                Ok(at) => self.seek(at, (to, dry_run), reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
         }
+    }
+
+    fn find(&self, name: &str) -> Result<usize, CommandError> {
+        self.pipelines.iter().position(|pipeline| pipeline.line.name == name).ok_or_else(|| {
+            let known = self.pipelines.iter().map(|pipeline| pipeline.line.name.clone()).collect();
+            CommandError::UnknownPipeline { name: name.to_owned(), known }
+        })
+    }
+
+    /// Moves the partitions that this process reads, beside the loop: their tasks end, and begin anew, by the way of a
+    /// rebalance.
+    fn seek(&self, at: usize, (to, dry_run): (Vec<String>, bool), reply: SeekReply) {
+        let pipeline = &self.pipelines[at];
+        let name = pipeline.line.name.clone();
+        let refused = |state, message: String| CommandError::Refused { name: name.clone(), state, message };
+        match &pipeline.state {
+            State::Running if pipeline.line.gate.paused().is_some() => {}
+            State::Running => {
+                let message = format!("`pelton pause {name}` first, and `pelton resume {name}` after");
+                return drop(reply.send(Err(refused(PipelineState::Running, message))));
+            }
+            State::Starting | State::Joining => {
+                let message = "it has not joined its group yet; try again".to_owned();
+                return drop(reply.send(Err(refused(PipelineState::Starting, message))));
+            }
+            State::Closing { cause, .. } | State::Stopped { cause, .. } => {
+                let message = format!("it cannot be moved while it does not read ({cause})");
+                return drop(reply.send(Err(refused(PipelineState::Stopped, message))));
+            }
+        }
+        let seeking = Seeking {
+            line: Arc::clone(&pipeline.line),
+            source: Arc::clone(&pipeline.source),
+            ranges: Arc::clone(&pipeline.ranges),
+            standing: pipeline.tasks.values().map(|task| stands(&task.shared)).collect(),
+        };
+        tokio::spawn(async move { drop(reply.send(seeking.seek(&to, dry_run).await)) });
     }
 
     fn pause(&mut self, at: usize, reply: CommandReply) {

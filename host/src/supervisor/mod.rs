@@ -9,6 +9,7 @@
 
 mod commands;
 mod drain;
+mod seeking;
 mod snapshot;
 mod waiting;
 
@@ -28,6 +29,7 @@ use waiting::Waiting;
 
 use crate::pipeline::compute::Panicked;
 use crate::pipeline::line::Line;
+use crate::pipeline::ranges::Ranges;
 use crate::pipeline::task::{Task, TaskError};
 use crate::pipeline::{Assignment, Source, SourceError, SourceEvent};
 use crate::record::TopicPartition;
@@ -83,6 +85,8 @@ pub struct Supervised {
     pub line: Arc<Line>,
     /// Where its records come from.
     pub source: Arc<dyn Source>,
+    /// Reads the same topics beside the group.
+    pub ranges: Arc<dyn Ranges>,
 }
 
 /// ```text
@@ -113,6 +117,7 @@ enum State {
 struct Pipeline {
     line: Arc<Line>,
     source: Arc<dyn Source>,
+    ranges: Arc<dyn Ranges>,
     state: State,
     /// Rises with each opening: what an older opening said is passed over.
     opening: u64,
@@ -153,9 +158,10 @@ impl Supervisor {
         shutdown: CancellationToken,
     ) -> bool {
         let (events, mut queue) = mpsc::channel(64);
-        let pipeline = |Supervised { line, source }| Pipeline {
+        let pipeline = |Supervised { line, source, ranges }| Pipeline {
             line,
             source,
+            ranges,
             state: State::Starting,
             opening: 0,
             opened_at: Instant::now(),
@@ -376,17 +382,14 @@ impl Supervisor {
         let (partition, generation) = (assignment.partition.clone(), assignment.generation);
         let stop = CancellationToken::new();
         tracing::info!(pipeline = %pipeline.line.name, %partition, start = %assignment.start, "assigned");
-        let task = match Task::new(&pipeline.line, assignment, stop.clone()) {
-            Ok(task) => task,
-            Err(error) => return self.fail(at, error.to_string(), Retry::No),
-        };
+        let task = Task::new(&pipeline.line, assignment, stop.clone());
         let (shared, events, from) = (task.shared(), self.events.clone(), partition.clone());
         let handle = tokio::spawn(async move {
             let ended = AssertUnwindSafe(task.run()).catch_unwind().await;
             if let Err(error) = ended.unwrap_or_else(|panic| Err(Panicked::from(panic).into())) {
                 let retry = match &error {
                     TaskError::Source(error) => retry_of(error),
-                    TaskError::Epochs(_) => Retry::No,
+                    TaskError::Epochs(_) | TaskError::Inexact(_) => Retry::No,
                     TaskError::Internal(_) => Retry::Yes,
                 };
                 let _ = events.send(Event::TaskFailed(at, from, generation, error.to_string(), retry)).await;

@@ -45,7 +45,9 @@ pub(super) fn blocked(line: &Line) -> Vec<BlockedOutput> {
         output.sink.blocked().map(|cause| BlockedOutput { output: output.encoder.name.clone(), cause })
     });
     let letters = line.dead_letters.blocked().map(|cause| BlockedOutput { output: "dead letters".to_owned(), cause });
-    outputs.chain(letters).collect()
+    let journal = line.journal.as_ref().and_then(|journal| journal.blocked());
+    let journal = journal.map(|cause| BlockedOutput { output: "journal".to_owned(), cause });
+    outputs.chain(letters).chain(journal).collect()
 }
 
 impl Pipeline {

@@ -12,6 +12,7 @@
 //!
 //! Each behaviour then is a test of its own, on a fresh bed.
 
+pub mod journal;
 pub mod records;
 pub mod source;
 pub mod table;

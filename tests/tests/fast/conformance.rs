@@ -6,10 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pelton::clock::{Clock, SystemClock};
 use pelton::config::{CreateTable, TableOutput, Tombstones};
-use pelton::memory::{MemoryGroup, MemoryLog, MemoryRecord, MemorySink, OwnedValue};
+use pelton::memory::{MemoryGroup, MemoryJournal, MemoryLog, MemoryRanges, MemoryRecord, MemorySink, OwnedValue};
+use pelton::pipeline::journal::Journal;
+use pelton::pipeline::ranges::Ranges;
 use pelton::pipeline::{CellSpec, Sink, Source};
 use pelton::record::{HeaderIter, TopicPartition};
-use pelton::sqlite::{SqliteReader, SqliteSink};
+use pelton::sqlite::{SqliteJournal, SqliteReader, SqliteSink};
+use pelton_tests::conformance::journal::{self, JournalBed, RangeBed};
 use pelton_tests::conformance::records::{RecordBed, Stored};
 use pelton_tests::conformance::source::SourceBed;
 use pelton_tests::conformance::table::{Rows, TableBed};
@@ -199,4 +202,58 @@ impl Drop for MemorySourceBed {
 
 mod memory_source {
     pelton_tests::source_suite!(super::MemorySourceBed::new());
+}
+
+struct SqliteJournalBed(tempfile::TempDir);
+
+#[async_trait]
+impl JournalBed for SqliteJournalBed {
+    async fn open(&self) -> Arc<dyn Journal> {
+        Arc::new(SqliteJournal::open(&self.0.path().join("suite.db"), "suite").expect("the file opens"))
+    }
+}
+
+struct MemoryJournalBed(MemoryJournal);
+
+#[async_trait]
+impl JournalBed for MemoryJournalBed {
+    async fn open(&self) -> Arc<dyn Journal> {
+        Arc::new(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn journals_keep_their_promises() {
+    let sqlite = || SqliteJournalBed(tempfile::tempdir().expect("a directory"));
+    let memory = || MemoryJournalBed(MemoryJournal::new());
+    journal::what_is_answered_stays_in_order(&sqlite()).await;
+    journal::what_is_answered_stays_in_order(&memory()).await;
+    journal::a_place_that_was_answered_misses_nothing_from_then_on(&sqlite()).await;
+    journal::a_place_that_was_answered_misses_nothing_from_then_on(&memory()).await;
+}
+
+struct MemoryRangeBed(MemoryLog);
+
+#[async_trait]
+impl RangeBed for MemoryRangeBed {
+    fn topic(&self) -> String {
+        "suite".to_owned()
+    }
+
+    async fn append(&self, records: Vec<MemoryRecord>) {
+        for record in records {
+            self.0.append(&TopicPartition::new("suite", 0), record);
+        }
+    }
+
+    fn ranges(&self) -> Arc<dyn Ranges> {
+        Arc::new(MemoryRanges::of(&self.0))
+    }
+}
+
+#[tokio::test]
+async fn ranges_in_memory_are_read_to_their_end() {
+    let log = MemoryLog::new();
+    log.create_topic("suite", 1);
+    journal::a_range_is_read_to_its_end(&MemoryRangeBed(log)).await;
 }

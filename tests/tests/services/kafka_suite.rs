@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pelton::kafka::{KafkaSink, KafkaSource};
+use pelton::kafka::{KafkaJournal, KafkaRanges, KafkaSink, KafkaSource};
 use pelton::memory::MemoryRecord;
+use pelton::pipeline::journal::Journal;
+use pelton::pipeline::ranges::Ranges;
 use pelton::pipeline::{Sink, Source};
+use pelton_tests::conformance::journal::{self, JournalBed, RangeBed};
 use pelton_tests::conformance::records::{RecordBed, Stored};
 use pelton_tests::conformance::source::SourceBed;
 use rdkafka::ClientConfig;
@@ -131,4 +134,48 @@ impl SourceBed for TopicToRead {
 
 mod source {
     pelton_tests::source_suite!(super::TopicToRead::new().await);
+}
+
+struct JournalInTopic(Topic);
+
+#[async_trait]
+impl JournalBed for JournalInTopic {
+    async fn open(&self) -> Arc<dyn Journal> {
+        Arc::new(KafkaJournal::open(&connection(), &self.0.name, "suite").await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_a_topic_keeps_its_promises() {
+    let topic = || async { JournalInTopic(Topic::new("suite-journal", 1).await) };
+    journal::what_is_answered_stays_in_order(&topic().await).await;
+    journal::a_place_that_was_answered_misses_nothing_from_then_on(&topic().await).await;
+}
+
+struct RangesOfTopic(Topic);
+
+#[async_trait]
+impl RangeBed for RangesOfTopic {
+    fn topic(&self) -> String {
+        self.0.name.clone()
+    }
+
+    async fn append(&self, records: Vec<MemoryRecord>) {
+        let producer = producer();
+        for record in &records {
+            let out = FutureRecord::to(&self.0.name).partition(0).timestamp(record.timestamp_ms.unwrap());
+            let out = out.key(record.key.as_ref().unwrap()).payload(record.value.as_ref().unwrap());
+            producer.send(out, Duration::from_secs(30)).await.unwrap();
+        }
+    }
+
+    fn ranges(&self) -> Arc<dyn Ranges> {
+        Arc::new(KafkaRanges::new(&connection(), "suite"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_a_topic_are_read_to_their_end() {
+    let topic = Topic::with("suite-ranges", 1, &[("retention.ms", "-1")]).await;
+    journal::a_range_is_read_to_its_end(&RangesOfTopic(topic)).await;
 }

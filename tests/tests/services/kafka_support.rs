@@ -30,7 +30,7 @@ pub(crate) fn connection() -> KafkaConnection {
     }
 }
 
-/// A topic that is deleted when the test ends, however it ends.
+/// A topic that is deleted when the test ends, however it ends, and with it the journal of a group of its name.
 pub(crate) struct Topic {
     pub(crate) name: String,
 }
@@ -63,7 +63,11 @@ impl Topic {
     }
 
     pub(crate) async fn delete(&self) {
-        delete_topics(&connection(), &[&self.name]).await.unwrap();
+        delete_topics(&connection(), &[&self.name, &self.journal()]).await.unwrap();
+    }
+
+    fn journal(&self) -> String {
+        format!("{}.pelton-journal", self.name)
     }
 
     /// Writes `count` records `"{from + i}"` to a partition, keyed by their number.
@@ -84,11 +88,11 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        let name = self.name.clone();
+        let (name, journal) = (self.name.clone(), self.journal());
         // A runtime of its own: the test's may be ending.
         let deleted = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(delete_topics(&connection(), &[&name])).ok();
+            runtime.block_on(delete_topics(&connection(), &[&name, &journal])).ok();
         });
         deleted.join().ok();
     }

@@ -25,4 +25,5 @@ mod other_languages;
 mod own_brokers;
 mod own_kafka;
 mod present;
+mod replay;
 mod restarted;

@@ -152,6 +152,31 @@ async fn is_refused(cluster: &Cluster, properties: &[(&str, &str)], parts: &[&st
     }
 }
 
+/// A daemon that may not make topics says with which command its journal can be made by hand.
+async fn may_not_make_its_journal(cluster: &Cluster, properties: &[(&str, &str)]) {
+    let dir = project(&cluster.addresses(), properties);
+    let change = |file: &str, from: &str, to: &str| {
+        let path = dir.path().join(file);
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        std::fs::write(&path, text.replace(from, to)).expect("a file");
+    };
+    let table = "sqlite: { table: numbers, create: { columns: { n: integer }, key: [n] } }";
+    change("pipelines/copy.yaml", "kafka: { topic: out }", table);
+    change("pelton.yaml", "drain: 5 s", "drain: 5 s\nsqlite: tables.db");
+    // Either right would do.
+    let resources = ["--cluster", "--topic", "copies.pelton-journal"];
+    let rule: Vec<&str> =
+        ["--deny-principal", "User:pelton", "--operation", "Create"].into_iter().chain(resources).collect();
+    cluster.rules(&[&["--add"], rule.as_slice()].concat()).await;
+    let mut daemon = Process::daemon(dir.path(), "refused");
+    let (status, output) = (daemon.end().await, daemon.output());
+    assert_eq!(status.code(), Some(1), "{output}");
+    for part in ["pipelines/copy.yaml", "--create --topic copies.pelton-journal --partitions 1", "journal: off"] {
+        assert!(output.contains(part), "{part:?} is not in: {output}");
+    }
+    cluster.rules(&[&["--remove"], rule.as_slice()].concat()).await;
+}
+
 fn blocked(admin: SocketAddr) -> Option<f64> {
     metric(&get(admin, "/metrics")?.1, "pelton_source_blocked", &[("pipeline", "copy")])
 }
@@ -200,6 +225,8 @@ async fn brokers_that_ask_for_tls_and_a_password_and_take_permissions_away() {
         is_refused(&cluster, &wrong, &["pelton.yaml:", "kafka.properties.sasl.password", "refuses the connection"]),
         is_refused(&cluster, &strange, &["pelton.yaml:", "kafka.properties.ssl.ca.location", "certificate"]),
     );
+
+    may_not_make_its_journal(&cluster, &login(&trusted, PASSWORD)).await;
 
     let project = project(&cluster.addresses(), &login(&trusted, PASSWORD));
     let mut daemon = Process::daemon(project.path(), "daemon");

@@ -1,7 +1,9 @@
-//! What stands beside a committed offset: `pipeline/checkpoint.rs`.
+//! What stands beside a committed offset, and in the journal: `pipeline/checkpoint.rs`, `pipeline/journal.rs`.
 
 use super::Bytes;
 use crate::pipeline::checkpoint::{Checkpoint, EpochPlan, METADATA_CHARS_MAX};
+use crate::pipeline::journal::{Entry, Timeline};
+use crate::pipeline::stamping::Stamper;
 use crate::pipeline::write_clock::{STEP_US, WriteClock, write_time};
 
 /// What others wrote beside an offset is refused or usable; what we write comes back.
@@ -13,6 +15,7 @@ pub fn checkpoints(bytes: &[u8]) {
         assert_eq!(again, foreign);
         goes_on(&foreign, 1_700_000_000_000, 7, 9);
     }
+    entries(bytes);
     let mut bytes = Bytes(bytes);
     // What the clock can have said: up to the year 9999.
     let h = bytes.long().rem_euclid(253_402_300_800_000_000 / STEP_US) * STEP_US;
@@ -26,6 +29,24 @@ pub fn checkpoints(bytes: &[u8]) {
     assert!(text.len() < METADATA_CHARS_MAX, "{} characters", text.len());
     assert_eq!(Checkpoint::parse(&text), Ok(checkpoint.clone()));
     goes_on(&checkpoint, 1_700_000_000_000, start, end);
+}
+
+/// What others wrote into a journal, a line each, is refused or usable: it comes back, and a clock goes on from it.
+fn entries(bytes: &[u8]) {
+    let read: Vec<Entry> = bytes.split(|byte| *byte == b'\n').filter_map(|line| Entry::parse(line).ok()).collect();
+    for entry in &read {
+        assert_eq!(Entry::parse(entry.encode().as_bytes()).as_ref(), Ok(entry));
+    }
+    let timeline = Timeline::of(read, None);
+    assert!(timeline.entries().is_sorted_by_key(|entry| entry.offset));
+    let Some(last) = timeline.last().map(|entry| entry.offset) else { return };
+    let Some((mut stamper, start)) = Stamper::again(&timeline, last) else { return };
+    let before = stamper.previous();
+    for offset in (start..=last.saturating_add(2)).take(100) {
+        // It may say that the records do not give what the journal says.
+        let Ok(stamp) = stamper.stamp(offset, Some(1_700_000_000_000), 1_700_000_000_000) else { return };
+        assert!(stamp.h % STEP_US == 0 && stamp.epoch <= 9, "{stamp:?} after {before}");
+    }
 }
 
 /// A task goes on after a checkpoint: its clock rises, and its epochs are digits.

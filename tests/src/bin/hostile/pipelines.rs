@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pelton::clock::{Clock, SystemClock};
 use pelton::config::{ErrorSettings, Format, Limits, Poison, Tombstones};
-use pelton::memory::{MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRecord, MemorySink};
+use pelton::memory::{MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRanges, MemoryRecord, MemorySink};
 use pelton::pipeline::chain::Chain;
 use pelton::pipeline::compute::Compute;
 use pelton::pipeline::encode::{Encoder, OutputEncoder};
@@ -131,6 +131,7 @@ impl Pipeline {
         };
         let line = Line {
             name: name.to_owned(),
+            topics: vec![name.to_owned()],
             chain: Chain::new(&steps, Arc::clone(&encoder)),
             encoder,
             outputs: sinks.iter().map(output).collect(),
@@ -147,11 +148,12 @@ impl Pipeline {
             configuration: "0".to_owned(),
             timestamp_floor: 0,
             excess: Excess::default(),
+            journal: None,
         };
         let (commands, received) = Commands::channel();
         let shutdown = CancellationToken::new();
         let source: Arc<dyn Source> = Arc::new(group.source());
-        let supervised = vec![Supervised { line: Arc::new(line), source }];
+        let supervised = vec![Supervised { line: Arc::new(line), source, ranges: Arc::new(MemoryRanges::of(&log)) }];
         let (drain, board) = (Duration::from_secs(5), StatusBoard::new(0));
         let running = tokio::spawn(Supervisor::run(supervised, board, drain, received, shutdown.clone()));
         let partition = TopicPartition::new(name, 0);

@@ -1,0 +1,308 @@
+//! `read → plan → read again`: a replay of one pipeline's records, beside the daemon that runs it.
+//!
+//! In: a project, a pipeline, a range, and where to write. Out: the refusals, or a replay that can run; and what it did.
+//! Joins no group, commits nothing. Kafka outputs and dead letters are written only where that is asked for: a topic
+//! cannot tell a repeat from a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
+
+use super::connect::{Connector, Purpose};
+use super::{Ready, StartError, compute_threads};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline};
+use crate::kafka::{KafkaJournal, KafkaRanges};
+use crate::pipeline::SourceError;
+use crate::pipeline::bounds::{self, Bound, BoundsError};
+use crate::pipeline::compute::Compute;
+use crate::pipeline::journal::{Journal, JournalError};
+use crate::pipeline::line::Line;
+use crate::pipeline::meters::Totals;
+use crate::pipeline::ranges::Ranges;
+use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted, plan};
+use crate::startup::{self, PreparedPipeline};
+use crate::telemetry::Telemetry;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ReplayOptions {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Where to begin.
+    pub from: Vec<String>,
+    /// Where to end: before it. The end of the topics where empty.
+    pub to: Vec<String>,
+    /// Other tables to write to: `TABLE`, or `OUTPUT=TABLE`.
+    pub into: Vec<String>,
+    /// Today's plugins and configuration, where others wrote the records.
+    pub with_current: bool,
+    /// Kafka outputs and dead letters too.
+    pub include_topics: bool,
+}
+
+/// A replay that can run.
+pub struct Replay {
+    line: Arc<Line>,
+    ranges: KafkaRanges,
+    parts: Vec<Part>,
+    progress: Arc<ReplayProgress>,
+    /// The outputs that are written.
+    written: BTreeSet<String>,
+}
+
+/// Why a replay cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayRefused {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Words(String),
+    /// It would not be exact: every reason.
+    #[error("this range cannot be read again exactly:\n{}", lines(.0))]
+    Inexact(Vec<Refusal>),
+    /// The tables or plugins are not as they should be.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The topics or the journal cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+fn lines(refusals: &[Refusal]) -> String {
+    refusals.iter().map(|refusal| format!("  {refusal}")).collect::<Vec<_>>().join("\n")
+}
+
+impl From<BoundsError> for ReplayRefused {
+    fn from(error: BoundsError) -> Self {
+        match error {
+            BoundsError::Words(words) => Self::Words(words),
+            BoundsError::Source(error) => Self::Source(error),
+        }
+    }
+}
+
+impl Replay {
+    /// Looks at everything that a replay rests on, and opens what it writes to. To be called inside the I/O runtime.
+    ///
+    /// # Errors
+    /// Where it could not run, or would not be exact.
+    pub async fn prepare(ready: &Ready, options: &ReplayOptions) -> Result<Self, ReplayRefused> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let prepared = find(ready, &options.pipeline)?;
+        let (prepared, tables) = into(prepared, options)?;
+        let pipeline = &prepared.pipeline;
+        let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
+        let settings = &ready.project.settings;
+        let deadline = Instant::now() + settings.startup_wait;
+        let (services, absent) = startup::reach(&ready.project, settings.startup_wait).await;
+        match (absent.unreachable, absent.refused) {
+            (unreachable, refused) if !refused.is_empty() => {
+                let all = refused.into_iter().chain(unreachable).collect();
+                return Err(StartError::Refused(ConfigErrors(all)).into());
+            }
+            (unreachable, _) if !unreachable.is_empty() => {
+                return Err(StartError::Unreachable(ConfigErrors(unreachable)).into());
+            }
+            _ => {}
+        }
+        let (telemetry, clock) = (Telemetry::new(), Arc::clone(&clock));
+        let connector =
+            Connector { project: &ready.project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
+        let connection = connector.kafka(pipeline, "source.kafka")?;
+        let JournalSettings::Kafka { topic } = &pipeline.journal else {
+            return words(format!(
+                "pipeline {} keeps no journal: it writes to no table, or says `journal: off`",
+                pipeline.name
+            ));
+        };
+        let group = &pipeline.source.group;
+        let journal = KafkaJournal::open_existing(connection, topic, group).await.map_err(|error| match error {
+            SourceError::Refused(message) => SourceError::Refused(format!(
+                "the pipeline's journal is not there ({message}): it is kept from the first start on, and only what the \
+                 pipeline has read since can be read again exactly"
+            )),
+            other => other,
+        })?;
+        let ranges = KafkaRanges::new(connection, group);
+        let bounds = bounds(&ranges, pipeline, options, clock.now_ms()).await?;
+        let is_written =
+            |(_, output): &(&String, &Output)| options.include_topics && matches!(output, Output::Kafka(_));
+        let topics = pipeline.outputs.iter().filter(is_written).map(|(name, _)| name.clone());
+        let written = tables.iter().cloned().chain(topics).collect();
+        let purpose = Purpose::Replay { tables, includes_topics: options.include_topics };
+        let line = connector.line(&prepared, &purpose, &mut Vec::new()).await;
+        let line = line.map_err(|error| hint(error, ready, options))?;
+        let wanted =
+            Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: options.with_current };
+        let (mut parts, mut refusals) = (Vec::new(), Vec::new());
+        for (partition, (from, to)) in bounds {
+            let extent = ranges.extent(&partition).await?;
+            let from = from.offset(&ranges, &partition, &extent).await?;
+            let until = to.offset(&ranges, &partition, &extent).await?;
+            let pages = journal.read(&partition, None).await?;
+            match plan(&partition, (from, until), &extent, pages, wanted) {
+                Ok(part) => parts.push(part),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        if !refusals.is_empty() {
+            return Err(ReplayRefused::Inexact(refusals));
+        }
+        Ok(Self { line: Arc::new(line), ranges, parts, progress: Arc::default(), written })
+    }
+
+    /// What will be read.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Arc<ReplayProgress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Why nothing gets through at the moment, if so.
+    #[must_use]
+    pub fn blocked(&self) -> Option<String> {
+        self.line.outputs.iter().find_map(|output| output.sink.blocked()).or_else(|| self.line.dead_letters.blocked())
+    }
+
+    /// Reads the range again, some partitions at once; all of it is durable or decided when it returns.
+    ///
+    /// # Errors
+    /// Where it could not go on. It can be run again: what it wrote is as exact as the rest would have been.
+    pub async fn run(&self) -> Result<Totals, ReplayError> {
+        let runs = self.parts.iter().map(|part| part.clone().run(&self.line, &self.ranges, &self.progress));
+        futures::stream::iter(runs).buffer_unordered(compute_threads().max(2)).try_collect::<()>().await?;
+        let mut totals = self.line.meters.totals();
+        totals.rows.retain(|output, _| self.written.contains(output));
+        Ok(totals)
+    }
+}
+
+fn words<T>(text: String) -> Result<T, ReplayRefused> {
+    Err(ReplayRefused::Words(text))
+}
+
+fn find<'r>(ready: &'r Ready, name: &str) -> Result<&'r PreparedPipeline, ReplayRefused> {
+    ready.pipelines.iter().find(|prepared| prepared.pipeline.name == name).ok_or_else(|| {
+        let known: Vec<&str> = ready.pipelines.iter().map(|prepared| prepared.pipeline.name.as_str()).collect();
+        ReplayRefused::Words(format!("there is no pipeline `{name}`; there is {}", known.join(", ")))
+    })
+}
+
+fn table_of(output: &Output) -> Option<&str> {
+    match output {
+        Output::Cassandra(table) | Output::Sqlite(table) => Some(&table.table),
+        Output::Kafka(_) | Output::Discard => None,
+    }
+}
+
+/// The pipeline with the tables that are meant, and the outputs that are written.
+fn into(
+    prepared: &PreparedPipeline,
+    options: &ReplayOptions,
+) -> Result<(PreparedPipeline, BTreeSet<String>), ReplayRefused> {
+    let mut prepared = prepared.clone();
+    let outputs = &mut prepared.pipeline.outputs;
+    let tables: BTreeMap<String, String> =
+        outputs.iter().filter_map(|(name, output)| Some((name.clone(), table_of(output)?.to_owned()))).collect();
+    if options.into.is_empty() {
+        if options.with_current {
+            return words(
+                "--with-current needs --into: in the live table, two versions of a row would meet at one write time"
+                    .to_owned(),
+            );
+        }
+        return Ok((prepared, tables.into_keys().collect()));
+    }
+    let mut written = BTreeSet::new();
+    for into in &options.into {
+        let (name, table) = match (into.split_once('='), tables.len()) {
+            (Some((name, table)), _) => (name.to_owned(), table.to_owned()),
+            (None, 1) => (tables.keys().next().cloned().unwrap_or_default(), into.clone()),
+            (None, _) => {
+                let several: Vec<&str> = tables.keys().map(String::as_str).collect();
+                return words(format!(
+                    "several outputs are tables ({}): write --into OUTPUT=TABLE",
+                    several.join(", ")
+                ));
+            }
+        };
+        let Some(live) = tables.get(&name) else {
+            let known: Vec<&str> = tables.keys().map(String::as_str).collect();
+            return words(format!("no output `{name}` is a table; there is {}", known.join(", ")));
+        };
+        if *live == table {
+            return words(format!("{table} is the pipeline's own table: leave --into out to write there"));
+        }
+        if let Some(Output::Cassandra(output) | Output::Sqlite(output)) = outputs.get_mut(&name) {
+            output.table = table;
+        }
+        if !written.insert(name.clone()) {
+            return words(format!("--into names the output `{name}` twice"));
+        }
+    }
+    Ok((prepared, written))
+}
+
+/// By partition: where to begin, where to end.
+async fn bounds(
+    ranges: &dyn Ranges,
+    pipeline: &Pipeline,
+    options: &ReplayOptions,
+    now_ms: i64,
+) -> Result<BTreeMap<crate::record::TopicPartition, (Bound, Bound)>, ReplayRefused> {
+    let read = |texts: &[String]| -> Result<Vec<Bound>, ReplayRefused> {
+        texts.iter().map(|text| Bound::parse(text, now_ms).map_err(ReplayRefused::Words)).collect()
+    };
+    let topics = &pipeline.source.topics;
+    let from = bounds::by_partition(ranges, topics, &read(&options.from)?).await?;
+    let to = match options.to.as_slice() {
+        [] => from.keys().map(|partition| (partition.clone(), Bound::Latest)).collect(),
+        to => bounds::by_partition(ranges, topics, &read(to)?).await?,
+    };
+    // Where one side names partitions, the other may speak for all of them.
+    let is_for_all = |bounds: &BTreeMap<_, Bound>| !bounds.values().any(|bound| matches!(bound, Bound::Offset { .. }));
+    let (from_all, to_all) = (is_for_all(&from), is_for_all(&to));
+    let mut both = BTreeMap::new();
+    for (partition, begin) in &from {
+        match to.get(partition) {
+            Some(end) => drop(both.insert(partition.clone(), (begin.clone(), end.clone()))),
+            None if from_all => {}
+            None => return words(format!("{partition} has a beginning and no end: say --to for it too")),
+        }
+    }
+    if let Some(partition) = to.keys().find(|partition| !to_all && !from.contains_key(*partition)) {
+        return words(format!("{partition} has an end and no beginning: say --from for it too"));
+    }
+    Ok(both)
+}
+
+/// A table to rebuild into has to be there.
+fn hint(error: StartError, ready: &Ready, options: &ReplayOptions) -> ReplayRefused {
+    let StartError::Refused(ConfigErrors(mut problems)) = error else { return error.into() };
+    let live = find(ready, &options.pipeline).ok().and_then(|prepared| {
+        prepared.pipeline.outputs.values().find_map(|output| match output {
+            Output::Cassandra(table) => Some(table.table.clone()),
+            _ => None,
+        })
+    });
+    if let Some(live) = live.filter(|_| !options.into.is_empty()) {
+        for problem in problems.iter_mut().filter(|problem| problem.key.contains("cassandra")) {
+            problem.remedy = format!(
+                "make the table that --into names with the columns and the key of {live}: `cqlsh -e 'DESCRIBE TABLE \
+                 {live}'` prints its CREATE TABLE; {}",
+                problem.remedy
+            );
+        }
+    }
+    StartError::Refused(ConfigErrors(problems)).into()
+}
