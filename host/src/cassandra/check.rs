@@ -30,6 +30,8 @@ pub struct TableCheck<'a> {
 pub struct Checked {
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What Cassandra did not answer: waiting may help.
+    pub unreachable: Vec<Problem>,
     /// One a table that was asked for; none where it will not do.
     pub tables: Vec<Option<KnownTable>>,
 }
@@ -47,13 +49,14 @@ pub struct KnownTable {
 pub async fn check(cassandra: &Cassandra, tables: &[TableCheck<'_>]) -> Checked {
     let mut checked = Checked::default();
     for table in tables {
-        let known = check_table(cassandra, table, &mut checked.problems).await;
+        let known = check_table(cassandra, table, &mut checked).await;
         checked.tables.push(known);
     }
     checked
 }
 
-async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>, problems: &mut Vec<Problem>) -> Option<KnownTable> {
+async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>, checked: &mut Checked) -> Option<KnownTable> {
+    let Checked { problems, unreachable, .. } = checked;
     let key = |below: &str| format!("outputs.{}.cassandra.{below}", check.output_name);
     let problem =
         |below: &str, found: String, remedy: &str| Problem::by_key(Some(check.pipeline), key(below), found, remedy);
@@ -64,7 +67,8 @@ async fn check_table(cassandra: &Cassandra, check: &TableCheck<'_>, problems: &m
             return None;
         }
         Err(error) => {
-            problems.push(problem("table", error.to_string(), ""));
+            let what_is = if error.is_transient() { unreachable } else { problems };
+            what_is.push(problem("table", error.to_string(), ""));
             return None;
         }
     };

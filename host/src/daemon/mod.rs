@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
@@ -30,6 +30,8 @@ use crate::{admin, plugin};
 
 /// How often what the vendors' ends count is put into metrics.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at a start, where a service falls silent while it is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A project that could run at once: read, checked, its plugins loaded.
 pub struct Ready {
@@ -188,22 +190,32 @@ impl Daemon {
 }
 
 /// The services that a project needs, as `pelton check --online` finds them: they answer, and have what the pipelines
-/// name; or everything that is wrong with them, at once.
+/// name; or everything that is wrong with them, at once. One that answers, and falls silent while it is asked, is waited
+/// for like one that does not answer.
 async fn services_of(project: &Project, pipelines: &[PreparedPipeline]) -> Result<Services, StartError> {
-    let (services, absent) = startup::reach(project, project.settings.startup_wait).await;
+    let (began, wait) = (Instant::now(), project.settings.startup_wait);
     let loaded = pipelines.iter().map(|prepared| {
         let transforms = prepared.transforms.iter().cloned().enumerate().collect();
         (prepared.pipeline.name.clone(), transforms)
     });
-    let asked = startup::look(project, &loaded.collect(), &services, absent).await;
-    let (errors, warnings): (Vec<Problem>, Vec<Problem>) = asked.problems.into_iter().partition(Problem::is_error);
-    for warning in project.warnings.iter().chain(&warnings) {
-        tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
-    }
-    match (asked.unreachable.is_empty(), errors.is_empty()) {
-        (true, true) => Ok(services),
-        (false, true) => Err(StartError::Unreachable(ConfigErrors::new(asked.unreachable))),
-        (_, false) => Err(StartError::Refused(ConfigErrors::new([asked.unreachable, errors].concat()))),
+    let loaded = loaded.collect();
+    loop {
+        let (services, absent) = startup::reach(project, wait).await;
+        let asked = startup::look(project, &loaded, &services, absent).await;
+        let (errors, warnings): (Vec<Problem>, Vec<Problem>) = asked.problems.into_iter().partition(Problem::is_error);
+        if let (Some(silent), true) = (asked.unreachable.first(), errors.is_empty() && began.elapsed() < wait) {
+            tracing::warn!("waiting: {}", silent.found);
+            sleep(ASK_AGAIN_AFTER.min(wait.saturating_sub(began.elapsed()))).await;
+            continue;
+        }
+        for warning in project.warnings.iter().chain(&warnings) {
+            tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
+        }
+        return match (asked.unreachable.is_empty(), errors.is_empty()) {
+            (true, true) => Ok(services),
+            (false, true) => Err(StartError::Unreachable(ConfigErrors::new(asked.unreachable))),
+            (_, false) => Err(StartError::Refused(ConfigErrors::new([asked.unreachable, errors].concat()))),
+        };
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn look(project: &Project, loaded: &Loaded, services: &Services, absen
             }
         }
     }
-    problems.extend(tables(project, loaded, services, partitions.as_ref()).await);
+    problems.extend(tables(project, loaded, services, partitions.as_ref(), &mut unreachable).await);
     let place = |problems: Vec<Problem>| -> Vec<Problem> {
         problems.into_iter().map(|problem| project.place(problem)).collect()
     };
@@ -69,6 +69,7 @@ async fn tables(
     loaded: &Loaded,
     services: &Services,
     partitions: Option<&BTreeMap<String, usize>>,
+    unreachable: &mut Vec<Problem>,
 ) -> Vec<Problem> {
     let mut asked = Vec::new();
     let mut facts = Vec::new();
@@ -87,6 +88,7 @@ async fn tables(
     if let Some(session) = &services.cassandra {
         let checked = cassandra::check(session, &asked).await;
         problems.extend(checked.problems);
+        unreachable.extend(checked.unreachable);
         let asked = facts.iter_mut().filter(|(_, output, _)| matches!(output, Output::Cassandra(_)));
         for ((.., table), known) in asked.zip(checked.tables) {
             if let Some(known) = known {

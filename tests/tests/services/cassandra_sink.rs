@@ -311,6 +311,28 @@ async fn a_check_tells_tables_columns_and_types_by_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_falls_silent_while_it_is_asked_is_away_and_no_mistake() {
+    with_keyspace(|ks| async move {
+        ks.cql("CREATE TABLE KS.orders (id int PRIMARY KEY, total decimal)").await;
+        let (proxy, orders) = (proxy().await, ks.table("orders"));
+        let session = connect(&settings(&proxy.address)).await.expect("Cassandra answers");
+        let tables = [TableCheck { pipeline: "shop", output_name: "default", output: &orders, fields: &[] }];
+        proxy.set_closed(true);
+        let checked = check(&session, &tables).await;
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+        assert_eq!(checked.unreachable[0].key, "outputs.default.cassandra.table");
+        proxy.set_closed(false);
+        let answers = async {
+            while !check(&session, &tables).await.unreachable.is_empty() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), answers).await.expect("the session finds its node again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_cannot_be_made_says_why() {
     let nobody = connect(&settings("127.0.0.1:1")).await.expect_err("nothing listens there");
     assert!(matches!(nobody, CassandraError::Unreachable { .. }) && nobody.is_transient(), "{nobody:?}");

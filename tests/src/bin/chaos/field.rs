@@ -118,8 +118,10 @@ impl Field {
     /// SIGTERM to a daemon; a bad end is a trouble.
     pub(super) async fn end(&self, slot: &mut Slot) {
         self.voice.say(&format!("daemon {} is told to end", slot.number));
+        // While it still compiles its plugins the signal itself ends it: nothing has begun.
+        let has_begun = slot.admin().is_some();
         match slot.terminate().await {
-            Some(status) if status.success() => {}
+            Some(status) if status.success() || !has_begun && status.code().is_none() => {}
             Some(status) => self.trouble(format!("daemon {} ended with {status} after SIGTERM", slot.number)),
             None => self.trouble(format!("daemon {} did not end in time after SIGTERM", slot.number)),
         }
