@@ -53,7 +53,11 @@ pub(super) fn run(args: Args) -> Outcome {
         (false, true) => Exit::Success,
     };
     problems.extend(unreachable);
-    let report = Report::of(&reading, config::ConfigErrors::new(problems).0, &examined.transforms);
+    let mut report = Report::of(&reading, config::ConfigErrors::new(problems).0, &examined.transforms);
+    if args.online {
+        let broken = reading.drafts.iter().filter(|draft| draft.pipeline.is_none());
+        report.not_asked_about = broken.map(|draft| draft.name.clone()).collect();
+    }
     if args.json {
         say_json(&report)?;
     } else {
@@ -67,6 +71,9 @@ pub(super) fn run(args: Args) -> Outcome {
 struct Report {
     ok: bool,
     problems: Vec<Problem>,
+    /// Pipelines whose mistakes stand before questions to the services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_asked_about: Vec<String>,
     /// The pipelines without a mistake.
     pipelines: Vec<PipelineReport>,
 }
@@ -109,7 +116,7 @@ impl Report {
                 PipelineReport::of(pipeline, loaded, reading)
             })
             .collect();
-        Self { ok: !problems.iter().any(Problem::is_error), problems, pipelines }
+        Self { ok: !problems.iter().any(Problem::is_error), problems, not_asked_about: Vec::new(), pipelines }
     }
 
     fn print(&self) {
@@ -119,6 +126,12 @@ impl Report {
         let mistakes = self.problems.iter().filter(|problem| problem.is_error()).count();
         if mistakes > 0 {
             say(format_args!("{mistakes} {}", if mistakes == 1 { "mistake" } else { "mistakes" }));
+            if !self.not_asked_about.is_empty() {
+                let names = self.not_asked_about.join(", ");
+                say(format_args!(
+                    "Kafka and Cassandra were not asked about {names}: mend these mistakes, and check again"
+                ));
+            }
             return;
         }
         for pipeline in &self.pipelines {

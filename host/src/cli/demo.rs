@@ -332,7 +332,11 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
         next("change a rule", format!("`vat_percent` in {dir}/pipelines/orders.yaml, then `pelton demo {dir}`"));
         next("write a plugin", format!("cd {dir}, then `pelton plugin new hello`"));
     }
-    next("use a real broker", format!("PELTON_BROKERS=host:9092 pelton run {dir}"));
+    if matches!(directory, Directory::Keep(_)) {
+        next("use a real broker", format!("PELTON_BROKERS=host:9092 pelton run {dir}"));
+    } else {
+        next("use a real broker", format!("set `kafka: brokers` in {dir}/pelton.yaml, then `pelton run {dir}`"));
+    }
     let headline = match directory {
         Directory::Keep(_) => format!("The project is in {dir}/, for you to change and run again. Next:"),
         _ => "Next:".to_owned(),

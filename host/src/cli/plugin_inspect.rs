@@ -16,6 +16,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let file = args.file.display();
+    if args.file.is_dir() {
+        let name = args.file.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.display().to_string()));
+        let name = name.unwrap_or_else(|| "NAME".to_owned());
+        let remedy = format!("it is a directory; name the component in it, such as {file}/{name}.wasm");
+        return Err(Failure::usage(format_args!("{file}: {remedy}")));
+    }
     let bytes = std::fs::read(&args.file).map_err(|error| Failure::usage(format_args!("{file}: {error}")))?;
     let inspection = inspect(&bytes).map_err(|error| Failure::new(format_args!("{file}: {error}")))?;
     if args.json {

@@ -63,8 +63,7 @@ pub fn places(dir: &Path, environment: &dyn Environment, name: Option<&str>) -> 
         let known: Vec<&str> = reading.drafts.iter().map(|draft| draft.name.as_str()).collect();
         return Err(LettersError::Words(unknown_pipeline(name, &known)));
     }
-    let is_in_the_way =
-        |problem: &&Problem| problem.is_error() && problem.pipeline.as_deref().is_none_or(|of| is_meant(of));
+    let is_in_the_way = |problem: &&Problem| problem.is_error() && problem.pipeline.as_deref().is_none_or(&is_meant);
     if meant.is_empty() || meant.iter().any(|draft| draft.pipeline.is_none()) {
         let problems: Vec<Problem> = reading.problems.iter().filter(is_in_the_way).cloned().collect();
         if problems.is_empty() {

@@ -80,6 +80,20 @@ pub(super) async fn read(dir: &Path) -> Result<Ready, DemoError> {
         let reason = "pelton.yaml has no `kafka:`, and the demo has only a Kafka broker to offer";
         return Err(unusable(dir, reason));
     }
+    // What it generates belongs into no table of anybody's.
+    for pipeline in &ready.project.pipelines {
+        for (name, output) in &pipeline.outputs {
+            if let Output::Cassandra(table) = output {
+                let file = pipeline.file.display();
+                let reason = format!(
+                    "{file}: outputs.{name}: the demo would write generated rows into the real table {}, and writes into \
+                     embedded tables only; write `sqlite: {{ table: … }}`, or use `pelton run`",
+                    table.table
+                );
+                return Err(unusable(dir, reason));
+            }
+        }
+    }
     Ok(ready)
 }
 

@@ -77,7 +77,11 @@ impl Status {
             return Some(reason);
         }
         let waited_ms = self.now_ms() - self.progress_ms.load(Ordering::Relaxed);
-        let stalled = self.under_way.load(Ordering::Relaxed) > 0 && waited_ms > STALLED.as_millis() as i64;
+        // Where nobody waits nothing is held up; and nobody would find out that it gets through again.
+        if self.under_way.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let stalled = waited_ms > STALLED.as_millis() as i64;
         let last = self.voice.last();
         let refused = last.as_ref().is_some_and(|last| last.is_authorisation);
         if !stalled && !refused {

@@ -102,7 +102,8 @@ impl Task {
                 Err(error) => (None, without_clock(&line.name, partition, &error, &siblings)),
             },
         };
-        let commits = assignment.sibling_metadata.len() + 1;
+        // Those that keep a start for somebody else tell nothing of their own.
+        let commits = siblings.len() + 1;
         let partitions_total =
             Checkpoint::partitions_known(assignment.partitions_total, checkpoint.as_ref(), &siblings, commits);
         let committed = Committed { checkpoint, h, end_at_start: assignment.end_at_start };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chain::{Halt, HaltReason, RecordFailure};
 use super::compute::Panicked;
-use super::excess::Room;
+use super::excess::{Excess, Room};
 use super::gate::PausedBy;
 use super::journaling::Journaling;
 use super::line::{Line, Processed, Stamped};
@@ -23,7 +23,7 @@ use super::task::{TaskError, Write};
 use super::write_clock::{Decision, write_time};
 use super::writing::Writing;
 use crate::config::Poison;
-use crate::record::{Batch, Offset, SinkBatch};
+use crate::record::{Batch, Offset};
 
 /// The middle loop.
 pub(super) struct Transforming {
@@ -83,11 +83,22 @@ impl Transforming {
     /// Takes a batch to the sinks' doors, in as many parts as its failures make necessary.
     pub(super) async fn batch(&self, stamped: &Arc<Stamped>) -> Result<Flow, Panicked> {
         let mut parts = Parts::of(stamped.source.len());
+        // Taken for the rows of a part that is run again, as there was none when they were made first.
+        let mut room = None;
         while let Some(part) = parts.pop() {
             let flow = match self.process(stamped, &part).await? {
                 Ok(processed) => {
                     self.shared.goes_on();
-                    self.emit(stamped, part, processed, &mut parts).await
+                    let needed = Excess::needed(read_bytes(stamped, &part), &processed.sink_batches);
+                    match self.line.excess.try_take(needed, room.take()) {
+                        Some(room) => self.emit(stamped, part, processed, room, &mut parts).await,
+                        None => {
+                            drop(processed);
+                            parts.again(part);
+                            room = self.room(needed).await;
+                            if room.is_some() { Flow::GoOn } else { Flow::Stop }
+                        }
+                    }
                 }
                 Err(halt) => self.halted(stamped, part, halt, &mut parts).await,
             };
@@ -174,7 +185,7 @@ impl Transforming {
         failure.attempts = part.asked;
         let mut processed = Processed::empty();
         processed.failures.insert(stamped.source.origins[part.rows.start], failure);
-        self.emit(stamped, part, processed, parts).await
+        self.emit(stamped, part, processed, None, parts).await
     }
 
     /// Holds the partition until a part is to be run again.
@@ -193,7 +204,14 @@ impl Transforming {
     /// Hands a part to the sinks and the dead letters, unless its failures pause the pipeline: then nothing of it is
     /// written until the pipeline is resumed. What the breaker held goes through then, or nobody could ever get past
     /// it; a record that may not be passed over is handled anew.
-    async fn emit(&self, stamped: &Arc<Stamped>, part: Part, mut processed: Processed, parts: &mut Parts) -> Flow {
+    async fn emit(
+        &self,
+        stamped: &Arc<Stamped>,
+        part: Part,
+        mut processed: Processed,
+        room: Room,
+        parts: &mut Parts,
+    ) -> Flow {
         if let Some(hold) = self.shared.hold(&stamped.source, part.rows.len(), &processed.failures) {
             if self.shared.resumed(&hold).await == Flow::Stop {
                 return Flow::Stop;
@@ -211,7 +229,6 @@ impl Transforming {
                 self.line.log_lost(&failure.lines);
             }
         }
-        let Some(room) = self.room(stamped, &processed.sink_batches).await else { return Flow::Stop };
         if let Some(journaling) = &self.journaling {
             let is_written = !processed.sink_batches.is_empty() || !processed.failures.is_empty();
             if journaling.lock().await.before_writes(&self.shared, is_written).await == Flow::Stop {
@@ -223,14 +240,14 @@ impl Transforming {
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
     }
 
-    /// Room for rows that are larger than their records; none where the task is stopped. Others hold what is missing: a
-    /// wait that is meant.
-    async fn room(&self, stamped: &Stamped, batches: &[(usize, SinkBatch)]) -> Option<Room> {
-        let mut room = std::pin::pin!(self.line.excess.take(stamped.source.bytes(), batches));
+    /// Waits for room for rows that are larger than their records; none where the task is stopped. Others hold what is
+    /// missing: a wait that is meant.
+    async fn room(&self, needed: u32) -> Room {
+        let mut room = std::pin::pin!(self.line.excess.take(needed));
         loop {
             tokio::select! {
                 biased;
-                room = &mut room => return Some(room),
+                room = &mut room => return room,
                 () = self.shared.stop.cancelled() => return None,
                 () = tokio::time::sleep(WATCHDOG_TOLD_EVERY) => self.shared.note_moved(),
             }
@@ -273,6 +290,12 @@ impl Transforming {
         });
         if self.to_await.send(write).await.is_err() { Flow::Stop } else { Flow::GoOn }
     }
+}
+
+/// Bytes that a part was read as.
+fn read_bytes(stamped: &Stamped, part: &Part) -> usize {
+    let source = &stamped.source;
+    if part.rows.len() == source.len() { source.bytes() } else { source.bytes_of(part.rows.clone()) }
 }
 
 /// The row of a record in the source's batch is its origin.

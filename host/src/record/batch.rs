@@ -173,6 +173,14 @@ impl Batch {
         self.keys.data().len() + self.values.data().len() + self.headers.data().len()
     }
 
+    /// The same, of some of its rows.
+    #[must_use]
+    pub fn bytes_of(&self, rows: std::ops::Range<usize>) -> usize {
+        let bytes =
+            |row: usize| [&self.keys, &self.values, &self.headers].map(|column| column.get(row).map_or(0, <[u8]>::len));
+        rows.map(|row| bytes(row).into_iter().sum::<usize>()).sum()
+    }
+
     /// The headers of a record, in order.
     #[must_use]
     pub fn headers(&self, row: usize) -> HeaderIter<'_> {

@@ -154,7 +154,7 @@ fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
     if let Some(pipeline) = &draft.pipeline {
         let tables =
             pipeline.outputs.iter().filter_map(|(name, output)| TableFacts::of_files(&draft.name, name, output));
-        problems.extend(rows::fed_by_several_partitions(pipeline, &tables.collect::<Vec<_>>(), None));
+        problems.extend(rows::fed_by_several_partitions(pipeline, tables.collect::<Vec<_>>(), None));
     }
     problems
 }

@@ -47,8 +47,12 @@ impl Topic {
         topic
     }
 
+    /// Made so that the broker deletes nothing of it, whatever its records' timestamps, unless `settings` say otherwise.
     pub(crate) async fn create(&self, partitions: i32, settings: &[(&str, &str)]) {
-        let spec = settings.iter().fold(TopicSpec::new(&self.name, partitions), |spec, (k, v)| spec.with(k, *v));
+        const RETENTION: (&str, &str) = ("retention.ms", "-1");
+        let kept = (!settings.iter().any(|(name, _)| *name == RETENTION.0)).then_some(&RETENTION);
+        let spec = TopicSpec::new(&self.name, partitions);
+        let spec = kept.into_iter().chain(settings).fold(spec, |spec, (name, value)| spec.with(name, *value));
         create_topics(&connection(), &[spec]).await.expect("a real Kafka answers: `make services` starts one");
         let probe: rdkafka::consumer::BaseConsumer =
             ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();

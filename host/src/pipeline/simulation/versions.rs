@@ -116,3 +116,28 @@ async fn another_version_writes_what_may_have_been_written_at_the_next_epoch() {
     let epochs: Vec<i64> = world.written().values().map(|(_, at)| at % 10).collect();
     assert_eq!(epochs, [1, 1, 1, 0]);
 }
+
+#[tokio::test]
+async fn a_new_partition_begins_at_the_topics_highest_time_however_long_it_was_idle() {
+    let world = World::new(1);
+    let run = async || {
+        let daemon = world.start(vec![doubler()], DRAIN);
+        eventually("the end is committed", || world.is_done()).await;
+        assert!(daemon.stop().await);
+    };
+    let ahead_ms = NOW_MS + 240_000;
+    world.append(0, ahead_ms, "k", r#"{"id":"moved","n":1}"#);
+    run().await;
+    world.log.create_topic(TOPIC, 2);
+    for n in 2..4 {
+        run().await;
+        world.append(0, NOW_MS, "k", &format!(r#"{{"id":"stayed","n":{n}}}"#));
+        run().await;
+    }
+    // From now on the key's records go to the new partition.
+    world.append(1, NOW_MS, "k", r#"{"id":"moved","n":4}"#);
+    run().await;
+    let (n, at) = world.written()["moved"];
+    assert_eq!(n, 4);
+    assert!(at > ahead_ms * 1000, "{at}");
+}
