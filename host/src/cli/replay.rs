@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Exit, Failure, Outcome, note, say, say_json};
+use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::replay::{Replay, ReplayOptions, ReplayRefused};
 use crate::daemon::{Ready, StartError};
@@ -104,7 +104,10 @@ pub(super) fn run(args: Args) -> Outcome {
     let quiet = |settings: &LogSettings| {
         telemetry::init_logging(&LogSettings { level: "warn".to_owned(), json: settings.json })
     };
-    let ready = Ready::read(&args.dir, &ProcessEnvironment, quiet).map_err(Failure::new)?;
+    let ready = Ready::read(&args.dir, &ProcessEnvironment, quiet).map_err(|error| match error {
+        StartError::Config(errors) if is_no_project(&args.dir) => Failure::usage(errors),
+        error => Failure::new(error),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     let outcome = runtime.block_on(replay(ready, args));
     runtime.shutdown_background();
