@@ -85,7 +85,8 @@ mod tests {
         let mut headers = Vec::new();
         push_header(&mut headers, "trace", Some(b"\xff"));
         let big = br#"{"a": 18446744073709551616, "b": "\" }"}"#;
-        let all: [(Option<&[u8]>, Option<&[u8]>); 5] = [
+        type Part<'a> = Option<&'a [u8]>;
+        let all: [(Part<'_>, Part<'_>); 5] = [
             (Some(b"k"), Some(br#"{"a":1.0,"b":"x \" y"}"#)),
             (None, None),
             (Some(b"\xff"), Some(b"\xff")),

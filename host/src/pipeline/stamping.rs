@@ -352,7 +352,7 @@ mod tests {
         #[test]
         fn what_comes_again_is_stamped_as_it_was(records in any_records(), cut in any::<prop::sample::Index>(), batch in 1_usize..20) {
             let all = Life { reads: 1000, commits: cut.index(records.len()), floor: 0, is_new_version: false };
-            let (first, _) = live(&records, &[all.clone()], batch);
+            let (first, _) = live(&records, std::slice::from_ref(&all), batch);
             let (second, _) = live(&records, &[all.clone(), all], batch);
             prop_assert_eq!(first, second);
         }
@@ -365,7 +365,7 @@ mod tests {
             let timeline = Timeline::of(entries.iter().cloned(), None);
             Stamper::again(&timeline, 0).expect("it begins at 0").0
         };
-        let mut again = stamper(&[begin.clone()]);
+        let mut again = stamper(std::slice::from_ref(&begin));
         assert!(again.stamp(0, Some(NOW_MS), NOW_MS).is_ok());
         assert_eq!(again.stamp(1, Some(NOW_MS + 2 * AHEAD_MAX_MS), NOW_MS), Err(Inexact::Undecided { offset: 1 }));
 
