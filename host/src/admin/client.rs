@@ -3,12 +3,14 @@
 //! In: the address of a running daemon. Out: its status, or what it answered to a command. Blocks; never used inside
 //! the daemon.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::view::{PipelineAnswer, Problem, SeekRequest};
+use crate::pipeline::tap::{Sight, Wish};
 use crate::status::{ProcessStatus, SeekAnswer};
 
 /// How long to wait for a connection and for plain reads.
@@ -112,6 +114,29 @@ impl AdminClient {
         let url = self.url(&format!("/pipelines/{}/seek", percent_encoded(pipeline)));
         let request = self.agent.post(url).config().timeout_global(Some(COMMAND_TIMEOUT)).build();
         self.read(request.send_json(wanted))
+    }
+
+    /// Hands over live records until `each` says that it is enough, or the daemon ends.
+    ///
+    /// # Errors
+    /// Where nobody answers, or the daemon refuses.
+    pub fn tap(&self, pipeline: &str, wish: &Wish, mut each: impl FnMut(Sight) -> bool) -> Result<(), ClientError> {
+        let step = wish.step.map(|step| format!("&step={step}")).unwrap_or_default();
+        let query = format!("sample={}&payload={}{step}", wish.sample, wish.payload);
+        let url = self.url(&format!("/pipelines/{}/tap?{query}", percent_encoded(pipeline)));
+        let response = self.agent.post(url).send_empty();
+        let response = match response {
+            Ok(response) if response.status().is_success() => response,
+            refused => return self.read::<Sight>(refused).map(drop),
+        };
+        let unreadable = |message: String| ClientError::Unreadable { address: self.address, message };
+        for line in BufReader::new(response.into_body().into_reader()).lines() {
+            let line = line.map_err(|error| unreadable(error.to_string()))?;
+            if !each(serde_json::from_str(&line).map_err(|error| unreadable(error.to_string()))?) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn command(&self, pipeline: &str, verb: &str) -> Result<PipelineAnswer, ClientError> {

@@ -1,17 +1,20 @@
 //! One function a route: from a snapshot to an answer, or from a request to a command.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
 use super::view::{Health, Index, PipelineAnswer, Problem, Ready, SeekRequest};
+use crate::pipeline::tap::Wish;
 use crate::status::{CommandAnswer, CommandError};
 use crate::telemetry::EXPOSITION_TYPE;
 
 /// What there is, for people who look.
-pub(super) const ENDPOINTS: [&str; 7] = [
+pub(super) const ENDPOINTS: [&str; 8] = [
     "GET  /healthz                    the process answers",
     "GET  /readyz                     the process does all its work; 503 and the causes where not",
     "GET  /metrics                    numbers for Prometheus",
@@ -19,6 +22,7 @@ pub(super) const ENDPOINTS: [&str; 7] = [
     "POST /pipelines/{name}/pause     finish what is under way, commit, stand still",
     "POST /pipelines/{name}/resume    read on from the committed offsets",
     "POST /pipelines/{name}/seek      let a paused pipeline go on elsewhere: { \"to\": [\"0:100\"], \"dry_run\": false }",
+    "POST /pipelines/{name}/tap       live records before and after each step, a JSON line each; ?step=1&sample=0.01&payload=true",
 ];
 
 pub(super) async fn index() -> Json<Index> {
@@ -74,6 +78,32 @@ pub(super) async fn seek(
         Ok(answer) => Json(answer).into_response(),
         Err(error) => refused(&error),
     }
+}
+
+/// A stream of lines that ends when the client goes. Sizes and outcomes; keys and values only where they are asked for.
+pub(super) async fn tap(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    wish: Result<Query<Wish>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    let wish = match wish {
+        Ok(Query(wish)) if wish.sample > 0.0 && wish.sample <= 1.0 => wish,
+        Ok(_) => return problem(StatusCode::BAD_REQUEST, "`sample` is a share above 0, and 1 at most".to_owned()),
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    let Some(tap) = shared.taps.of(&name) else {
+        return problem(StatusCode::NOT_FOUND, format!("no pipeline `{name}` runs here; GET /status lists what does"));
+    };
+    let lines = futures::stream::unfold(tap.listen(wish), |mut sights| async move {
+        let mut line = serde_json::to_vec(&sights.recv().await?).ok()?;
+        line.push(b'\n');
+        Some((Ok::<_, std::convert::Infallible>(line), sights))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
 pub(super) async fn unknown(uri: Uri) -> Response {

@@ -1,8 +1,9 @@
 //! What the daemon tells over HTTP, and what it can be told.
 //!
 //! In: requests on `admin: listen` (loopback by default; there is no authentication). Out: health, readiness, metrics
-//! and status from snapshots; pause, resume and seek as commands to the supervisor. Never touches a task, never shows a
-//! payload or a secret. All JSON stands in [`view`] and [`crate::status`]; [`client`] is the other end, for the CLI.
+//! and status from snapshots; pause, resume and seek as commands to the supervisor; live records from a pipeline's tap,
+//! which waits for nobody. Never touches a task, never shows a secret, and a payload only to whoever taps and asks for
+//! it. All JSON stands in [`view`] and [`crate::status`]; [`client`] is the other end, for the CLI.
 
 pub mod client;
 mod handlers;
@@ -15,17 +16,30 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::pipeline::tap::Taps;
 use crate::status::{Commands, StatusBoard};
 use crate::telemetry::Telemetry;
 
 /// How long requests under way may take after the shutdown began.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What can be looked at.
+#[derive(Clone)]
+pub struct Shown {
+    /// What the process is doing.
+    pub board: StatusBoard,
+    /// What it counts.
+    pub telemetry: Telemetry,
+    /// Its live records.
+    pub taps: Taps,
+}
+
 /// What the handlers read and where they send.
 #[derive(Clone)]
 struct Shared {
     board: StatusBoard,
     telemetry: Telemetry,
+    taps: Taps,
     commands: Commands,
 }
 
@@ -35,12 +49,12 @@ struct Shared {
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    board: StatusBoard,
-    telemetry: Telemetry,
+    shown: Shown,
     commands: Commands,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let router = router(Shared { board, telemetry, commands });
+    let Shown { board, telemetry, taps } = shown;
+    let router = router(Shared { board, telemetry, taps, commands });
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let grace = async {
         shutdown.cancelled().await;
@@ -62,6 +76,7 @@ fn router(shared: Shared) -> Router {
         .route("/pipelines/{name}/pause", post(handlers::pause))
         .route("/pipelines/{name}/resume", post(handlers::resume))
         .route("/pipelines/{name}/seek", post(handlers::seek))
+        .route("/pipelines/{name}/tap", post(handlers::tap))
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .with_state(shared)

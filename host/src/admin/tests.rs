@@ -6,6 +6,7 @@ use super::client::{AdminClient, ClientError};
 use super::view::Ready;
 use super::view::SeekRequest;
 use super::*;
+use crate::pipeline::tap::{Sight, Tap, Wish};
 use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus, SeekAnswer, SeekMove};
 use crate::telemetry::Metric;
 
@@ -14,6 +15,7 @@ struct Server {
     client: AdminClient,
     board: StatusBoard,
     telemetry: Telemetry,
+    taps: Taps,
     shutdown: CancellationToken,
     ended: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -48,8 +50,11 @@ async fn server() -> Server {
             reply.send(answer).ok();
         }
     });
-    let ended = tokio::spawn(serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
-    Server { client, board, telemetry, shutdown, ended }
+    let taps = Taps::default();
+    taps.put("orders", &Tap::default());
+    let shown = Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
+    let ended = tokio::spawn(serve(listener, shown, commands, shutdown.clone()));
+    Server { taps, client, board, telemetry, shutdown, ended }
 }
 
 /// Status code, content type and body of a plain GET.
@@ -178,4 +183,45 @@ async fn ends_when_it_is_told_to_even_with_a_connection_open() {
     let error = spawn_blocking(move || client.status()).await.expect("the request ends").expect_err("nobody there");
     assert!(matches!(error, ClientError::NoAnswer { .. }), "{error}");
     assert!(error.to_string().contains("pelton run"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_records_are_handed_over_until_the_listener_goes() {
+    let server = server().await;
+    let tap = server.taps.of("orders").expect("a tap");
+    let client = server.client.clone();
+    let listening = spawn_blocking(move || {
+        let mut seen: Vec<Sight> = Vec::new();
+        let wish = Wish { payload: true, ..Wish::default() };
+        let ended = client.tap("orders", &wish, |sight| {
+            seen.push(sight);
+            seen.len() < 3
+        });
+        ended.map(|()| seen)
+    });
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !listening.is_finished() {
+        tap.show_for_test(b"value");
+        assert!(tokio::time::Instant::now() < deadline, "nobody listens");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let seen = listening.await.expect("it ends").expect("sights");
+    assert_eq!((seen.len(), seen[0].before.value.as_deref()), (3, Some("value")));
+    // Whoever has gone costs nothing any more.
+    while tap.is_on() {
+        tap.show_for_test(b"value");
+        assert!(tokio::time::Instant::now() < deadline, "the listener has gone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let client = server.client.clone();
+    let refused = spawn_blocking(move || {
+        let of_nobody = client.tap("clicks", &Wish::default(), |_| true);
+        (of_nobody, client.tap("orders", &Wish { sample: 7.0, ..Wish::default() }, |_| true))
+    });
+    let (of_nobody, too_much) = refused.await.expect("it ends");
+    assert!(
+        matches!(&of_nobody, Err(ClientError::NoSuchPipeline(message)) if message.contains("clicks")),
+        "{of_nobody:?}"
+    );
+    assert!(matches!(too_much, Err(ClientError::Refused(message)) if message.contains("sample")));
 }

@@ -28,6 +28,7 @@ mod run;
 mod seek;
 mod status;
 mod table;
+mod tap;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -75,6 +76,8 @@ enum Verb {
     Seek(seek::Args),
     /// Read records again, as they were read, beside the daemon
     Replay(replay::Args),
+    /// Show live records of a running daemon, before and after each step
+    Tap(tap::Args),
     /// Look into dead letters, and send their records through again
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -96,6 +99,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Resume(args) => pause::resume(args),
         Verb::Seek(args) => seek::run(args),
         Verb::Replay(args) => replay::run(args),
+        Verb::Tap(args) => tap::run(args),
         Verb::Dlq(verb) => dlq::run(verb),
         Verb::Plugin(verb) => plugin::run(verb),
         Verb::CompilePlugin(args) => compile_plugin::run(&args),

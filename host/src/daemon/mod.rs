@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigErrors, Environment, LogSettings, Problem, Project};
 use crate::pipeline::compute::Compute;
+use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
 use crate::startup::{self, PreparedPipeline, Services};
 use crate::status::{Commands, StatusBoard};
@@ -135,7 +136,9 @@ impl Daemon {
             .map_err(|error| StartError::Admin { address: settings.admin, error })?;
         let admin = listener.local_addr().unwrap_or(settings.admin);
         let board = StatusBoard::new(started_ms).reached_by(&arguments_that_reach(&project, admin));
-        let server = tokio::spawn(admin::serve(listener, board.clone(), telemetry.clone(), commands, shutdown.clone()));
+        let taps = Taps::default();
+        let shown = admin::Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
+        let server = tokio::spawn(admin::serve(listener, shown, commands, shutdown.clone()));
 
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         let connecting = async {
@@ -154,6 +157,7 @@ impl Daemon {
         };
         sample(connected.samplers, telemetry.clone(), shutdown.clone());
         let supervised = connected.pipelines;
+        supervised.iter().for_each(|pipeline| taps.put(&pipeline.line.name, pipeline.line.chain.tap()));
         let running = Supervisor::run(supervised, board.clone(), settings.drain, received, shutdown.clone());
         let supervisor = tokio::spawn(running);
         Ok(Self { board, telemetry, admin, shutdown, supervisor, server })

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::decode::Extractor;
 use super::encode::{Encoder, Stage};
+use super::tap::{self, Tap};
 use super::{
     Effects, FailureKind, LogLine, OutOp, Transform, TransformError, TransformInput, TransformOutput, TrapKind, Usage,
 };
@@ -23,6 +24,7 @@ use crate::record::Batch;
 pub struct Chain {
     steps: Vec<ChainStep>,
     encoder: Arc<Encoder>,
+    tap: Tap,
 }
 
 struct ChainStep {
@@ -141,7 +143,23 @@ impl Chain {
             extractor: Extractor::json(&transform.subscription().value_fields),
             transform: Arc::clone(transform),
         };
-        Self { steps: steps.iter().map(step).collect(), encoder }
+        Self { steps: steps.iter().map(step).collect(), encoder, tap: Tap::default() }
+    }
+
+    /// The same chain with a tap of its own.
+    #[must_use]
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Where its records can be looked at.
+    #[must_use]
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    fn tap_of(&self, at: usize) -> tap::Of<'_> {
+        tap::Of { at, plugin: self.step_name(at), routes: self.routes(at), encoder: &self.encoder }
     }
 
     /// The name of a step's plugin.
@@ -212,6 +230,10 @@ impl Chain {
     /// One step: decode, apply, and the batch for the next step.
     fn step(&self, at: usize, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
         let mut extracted = self.steps[at].extractor.extract(&batch);
+        let is_tapped = self.tap.is_on();
+        if is_tapped {
+            self.tap.rejected(self.tap_of(at), &batch, &extracted.rejects);
+        }
         for reject in &extracted.rejects {
             let failure = RecordFailure::new("decode", reject.code, &reject.message);
             output.failures.entry(batch.origins[reject.row]).or_insert(failure);
@@ -229,6 +251,10 @@ impl Chain {
         }
         let input = TransformInput { batch: &batch, value_fields: &extracted.columns };
         match self.apply(at, &input, run, output)? {
+            Some(said) if is_tapped => {
+                self.tap.spoke(self.tap_of(at), &batch, &said);
+                self.go_on(at, Stage { step: Some(at), batch, output: said }, output)
+            }
             Some(said) => self.go_on(at, Stage { step: Some(at), batch, output: said }, output),
             None => Ok(Arc::new(Batch::new(batch.source.clone()))),
         }

@@ -31,6 +31,7 @@ pub mod shared;
 #[cfg(test)]
 mod simulation;
 pub mod stamping;
+pub mod tap;
 pub mod task;
 pub mod tracker;
 mod transforming;
