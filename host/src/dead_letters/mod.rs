@@ -13,7 +13,7 @@
 //! | [`plan`]      | cases, edits, the line's hash | records with write times, in rounds (pure)         |
 //! | [`redriving`] | a request, a place, a line    | rows, letters, marks, and a report                 |
 //! | [`case_folder`] | a letter, a plugin's directory | a test case                                       |
-//! | [`file`]      | a file of letters             | a [`Place`]                                        |
+//! | [`mod@file`]  | a file of letters             | a [`Place`]                                        |
 //! | [`spill`]     | a pointer                     | the letter that did not fit into its topic         |
 
 pub mod case_folder;
