@@ -4,7 +4,7 @@
 //! Kafka's tools stand on the path under the names that the papers use. `cqlsh` is played by the test, as it is not on
 //! every machine; so is `kafka-topics.sh` in all examples but one, as each call starts a Java process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -319,6 +319,7 @@ async fn the_shop_runs_as_its_readme_tells() {
 /// Status, pause and resume, as the README at the top of the repository tells.
 async fn what_the_readme_asks_a_running_daemon(shop: &Example) {
     let paper = std::fs::read_to_string(repository().join("README.md")).expect("a README");
+    let mut told = BTreeSet::new();
     let asked: Vec<String> = blocks(&paper)
         .iter()
         .filter(|block| block.is_shell())
@@ -326,6 +327,7 @@ async fn what_the_readme_asks_a_running_daemon(shop: &Example) {
         .filter(|command| {
             ["pelton status ", "pelton pause ", "pelton resume "].iter().any(|verb| command.starts_with(verb))
         })
+        .filter(|command| told.insert(command.clone()))
         .collect();
     assert_eq!(asked.len(), 3, "{asked:?}");
     for command in asked {
