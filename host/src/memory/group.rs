@@ -355,9 +355,8 @@ impl MemoryGroup {
 
     pub(super) fn leave(&self, member: u64, keep_commits: bool) {
         let mut state = lock(&self.0.state);
-        if state.members.remove(&member).is_none() {
-            return;
-        }
+        // Dropped below, without the lock: events that nobody took hold readers, which take the lock when they go.
+        let Some(events) = state.members.remove(&member) else { return };
         state.welcomed.remove(&member);
         let owned: Vec<_> =
             state.owners.iter().filter(|(_, owner)| owner.member == member).map(|(p, _)| p.clone()).collect();
@@ -370,6 +369,7 @@ impl MemoryGroup {
             }
         }
         drop(state);
+        drop(events);
         self.wake();
         self.rebalance_beside();
     }
