@@ -55,7 +55,7 @@ fn the_record_s_time_decides_what_is_late() {
 #[test]
 fn nonsense_in_the_configuration_is_refused() {
     let refused = |config| testing::Driver::<ShopOrders>::new(config).err().map(|error| error.to_string());
-    assert_eq!(refused(json!(null)), Some("config: missing field `vat_percent`".to_owned()));
+    assert_eq!(refused(json!(null)), Some("missing field `vat_percent`".to_owned()));
     assert_eq!(
         refused(json!({"vat_percent": 190, "alert_above_eur": 1})),
         Some("vat_percent: a percentage lies in 0 to 100, not 190".to_owned())
