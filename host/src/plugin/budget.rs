@@ -1,29 +1,16 @@
 //! Time and memory that a guest may use.
 //!
 //! The CPU limit counts the *thread's* CPU time: a busy machine takes nothing from it. A ticker moves the engine's epoch;
-//! at each tick that the guest sees, [`Budget::check`] reads the thread's clock and lets the guest go on until the budget
-//! is spent. What host calls use counts too. The wall deadline is another matter: it says that the machine was too busy,
-//! and is never held against a record.
+//! at each tick that the guest sees, [`Budget::check`] looks at the thread's clock and lets the guest go on until the
+//! budget is spent. What host calls use counts too. The wall deadline is another matter: it says that the machine was too
+//! busy, and is never held against a record.
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
 use wasmtime::ResourceLimiter;
 
+use super::cpu_clock::{Elapsed, Mark};
 use crate::config::Limits;
-
-/// CPU time of this thread, nanoseconds.
-pub(super) fn thread_cpu_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
-}
-
-fn monotonic_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Monotonic))
-}
-
-fn nanoseconds(time: Timespec) -> u64 {
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
 
 fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -86,35 +73,28 @@ pub(super) enum LimitHit {
 /// The time limits of one call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Budget {
-    cpu_start_ns: u64,
+    began: Mark,
     cpu_limit_ns: u64,
-    wall_start_ns: u64,
     wall_limit_ns: u64,
 }
 
 impl Budget {
     /// Starts the clocks, on the thread that makes the call.
     pub(super) fn start(cpu: Duration, wall: Duration) -> Self {
-        Self {
-            cpu_start_ns: thread_cpu_ns(),
-            cpu_limit_ns: as_ns(cpu),
-            wall_start_ns: monotonic_ns(),
-            wall_limit_ns: as_ns(wall),
-        }
+        Self { began: Mark::now(), cpu_limit_ns: as_ns(cpu), wall_limit_ns: as_ns(wall) }
     }
 
-    /// CPU time since the start.
+    /// CPU time since the start, nanoseconds.
     pub(super) fn cpu_used_ns(&self) -> u64 {
-        thread_cpu_ns().saturating_sub(self.cpu_start_ns)
+        self.began.elapsed().cpu_ns
     }
 
     /// Whether the guest may go on.
     pub(super) fn check(&self) -> Result<(), LimitHit> {
-        let used_ns = self.cpu_used_ns();
+        let Elapsed { cpu_ns: used_ns, wall_ns } = self.began.elapsed();
         if used_ns >= self.cpu_limit_ns {
             return Err(LimitHit::Cpu { used_ms: used_ns / 1_000_000, limit_ms: self.cpu_limit_ns / 1_000_000 });
         }
-        let wall_ns = monotonic_ns().saturating_sub(self.wall_start_ns);
         if wall_ns >= self.wall_limit_ns {
             return Err(LimitHit::Wall { wall_ms: wall_ns / 1_000_000, used_ms: used_ns / 1_000_000 });
         }

@@ -25,6 +25,7 @@ mod capability;
 pub mod cases;
 mod check;
 pub mod compile;
+mod cpu_clock;
 mod effects;
 mod error;
 mod imports;
