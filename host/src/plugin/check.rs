@@ -145,44 +145,78 @@ fn check_rows(selection: &types::Selection, data: &[u8], frame: &Frame<'_>) -> R
             let (rows, []) = table.as_chunks::<4>() else {
                 lie!("`kept` has {} bytes, not a multiple of 4", table.len())
             };
-            in_order(
-                rows.iter().map(|row| Ok(OutRow { row: u32::from_le_bytes(*row), op: OutOp::Keep, route: 0 })),
-                frame,
-            )
+            let mut checked = InOrder::new(frame.count, rows.len());
+            for row in rows {
+                checked.push(OutRow { row: u32::from_le_bytes(*row), op: OutOp::Keep, route: 0 })?;
+            }
+            Ok(checked.rows)
         }
         types::Selection::Edits(table) => {
             let (rows, []) = table.as_chunks::<16>() else {
                 lie!("`edits` has {} bytes, not a multiple of 16", table.len())
             };
-            in_order(rows.iter().map(|row| edit(row, data, frame.routes)), frame)
+            let mut checked = InOrder::new(frame.count, rows.len());
+            for packed in rows {
+                match kept(packed, frame.routes) {
+                    Some(row) => checked.push(row)?,
+                    None => checked.push(edit(packed, data, frame.routes)?)?,
+                }
+            }
+            Ok(checked.rows)
         }
     }
 }
 
-fn in_order(rows: impl ExactSizeIterator<Item = Result<OutRow, Lie>>, frame: &Frame<'_>) -> Result<Vec<OutRow>, Lie> {
-    let mut checked = Vec::with_capacity(rows.len());
-    let mut before = 0;
-    for row in rows {
-        let row = row?;
-        if row.row >= frame.count {
-            lie!("output row {} is of input row {}, the batch has {} rows", checked.len(), row.row, frame.count);
-        }
-        if row.row < before {
-            lie!(
-                "output row {} is of input row {}, after one of row {before}: rows must not fall",
-                checked.len(),
-                row.row
-            );
-        }
-        before = row.row;
-        checked.push(row);
+/// Rows that must not fall.
+struct InOrder {
+    rows: Vec<OutRow>,
+    before: u32,
+    /// Rows of the batch.
+    count: u32,
+}
+
+impl InOrder {
+    fn new(count: u32, capacity: usize) -> Self {
+        Self { rows: Vec::with_capacity(capacity), before: 0, count }
     }
-    Ok(checked)
+
+    #[inline]
+    fn push(&mut self, row: OutRow) -> Result<(), Lie> {
+        if row.row >= self.count || row.row < self.before {
+            return Err(self.out_of_order(row.row));
+        }
+        self.before = row.row;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    #[cold]
+    fn out_of_order(&self, row: u32) -> Lie {
+        let (at, before) = (self.rows.len(), self.before);
+        Lie::Table(if row >= self.count {
+            format!("output row {at} is of input row {row}, the batch has {} rows", self.count)
+        } else {
+            format!("output row {at} is of input row {row}, after one of row {before}: rows must not fall")
+        })
+    }
+}
+
+fn words(packed: &[u8; 16]) -> [u32; 4] {
+    let (words, _) = packed.as_chunks::<4>();
+    std::array::from_fn(|at| u32::from_le_bytes(words[at]))
+}
+
+/// An edit that keeps its row as it came, as most do: none where there is more to look at.
+#[inline]
+fn kept(packed: &[u8; 16], routes: u32) -> Option<OutRow> {
+    let [row, op, offset, length] = words(packed);
+    let route = op >> 8;
+    (op & 0xff == 0 && offset | length == 0 && route <= routes).then_some(OutRow { row, op: OutOp::Keep, route })
 }
 
 fn edit(packed: &[u8; 16], data: &[u8], routes: u32) -> Result<OutRow, Lie> {
-    let word = |at: usize| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
-    let (row, op, span) = (word(0), word(4), Span { offset: word(8), length: word(12) });
+    let [row, op, offset, length] = words(packed);
+    let span = Span { offset, length };
     let route = op >> 8;
     if route > routes {
         lie!("row {row} goes to route {route}, the subscription has {routes}");

@@ -132,7 +132,7 @@ pub fn process<'a, T: Transform>(transform: &'a T, batch: &'a types::Batch) -> R
     crate::host::leave_rows();
     match out.undeclared {
         Some(output) => Err(types::Error::Fatal(undeclared(output, T::OUTPUTS))),
-        None => Ok(out.finish(count)),
+        None => Ok(out.finish()),
     }
 }
 
@@ -150,6 +150,7 @@ fn undeclared(output: &str, declared: &[&str]) -> String {
 /// The output under way: which rows leave, and their set fields.
 struct OutputWriter<O: Columns> {
     outputs: &'static [&'static str],
+    count: usize,
     selection: Selection,
     data: Vec<u8>,
     columns: O::Writer,
@@ -158,12 +159,48 @@ struct OutputWriter<O: Columns> {
     undeclared: Option<&'static str>,
 }
 
-/// The smallest shape that can say what leaves.
+/// The smallest shape that can say what leaves, packed as it crosses.
 enum Selection {
+    /// Of the records so far each as it came, to the default output: so many.
+    All(u32),
     /// Only kept rows, to the default output.
-    Kept(Vec<u32>),
-    /// Anything: [row, op and route, offset, length] each.
-    Edits(Vec<[u32; 4]>),
+    Kept(Vec<u8>),
+    /// Anything: row, op and route, offset, length each.
+    Edits(Vec<u8>),
+}
+
+impl Selection {
+    /// Kept rows of a batch of `count` records.
+    fn kept(rows: u32, count: usize) -> Vec<u8> {
+        let mut table = Vec::with_capacity(4 * count);
+        for row in 0..rows {
+            table.extend_from_slice(&row.to_le_bytes());
+        }
+        table
+    }
+
+    /// The same rows as edits.
+    fn edits(&self, count: usize) -> Vec<u8> {
+        let mut table = Vec::with_capacity(16 * count);
+        match self {
+            Self::All(rows) => {
+                (0..*rows).for_each(|row| table.extend_from_slice(&edit(row.to_le_bytes(), OP_KEEP, [0, 0])))
+            }
+            Self::Kept(rows) => {
+                rows.as_chunks().0.iter().for_each(|row| table.extend_from_slice(&edit(*row, OP_KEEP, [0, 0])));
+            }
+            Self::Edits(edits) => table.extend_from_slice(edits),
+        }
+        table
+    }
+}
+
+/// One edit.
+fn edit(row: [u8; 4], op: u32, [offset, length]: [u32; 2]) -> [u8; 16] {
+    let mut packed = [0; 16];
+    let words = [row, op.to_le_bytes(), offset.to_le_bytes(), length.to_le_bytes()];
+    packed.copy_from_slice(words.as_flattened());
+    packed
 }
 
 const OP_KEEP: u32 = 0;
@@ -177,7 +214,8 @@ impl<O: Columns> OutputWriter<O> {
     fn new(outputs: &'static [&'static str], count: usize) -> Self {
         Self {
             outputs,
-            selection: Selection::Kept(Vec::with_capacity(count)),
+            count,
+            selection: Selection::All(0),
             data: Vec::new(),
             columns: O::writer(count),
             failures: Vec::new(),
@@ -235,17 +273,23 @@ impl<O: Columns> OutputWriter<O> {
         }
     }
 
-    fn select(&mut self, number: u32, op: u32, output: &'static str, [offset, length]: [u32; 2]) {
+    fn select(&mut self, number: u32, op: u32, output: &'static str, span: [u32; 2]) {
         let route = if output.is_empty() { 0 } else { self.route(output) };
+        let is_kept = op == OP_KEEP && route == 0;
         match &mut self.selection {
-            Selection::Kept(rows) if op == OP_KEEP && route == 0 => rows.push(number),
-            Selection::Kept(rows) => {
-                let mut edits: Vec<[u32; 4]> = Vec::with_capacity(rows.capacity());
-                edits.extend(rows.iter().map(|&row| [row, OP_KEEP, 0, 0]));
-                edits.push([number, op | route << 8, offset, length]);
+            Selection::All(rows) if is_kept && *rows == number => *rows += 1,
+            Selection::Kept(rows) if is_kept => rows.extend_from_slice(&number.to_le_bytes()),
+            Selection::Edits(edits) => edits.extend_from_slice(&edit(number.to_le_bytes(), op | route << 8, span)),
+            Selection::All(rows) if is_kept => {
+                let mut rows = Selection::kept(*rows, self.count);
+                rows.extend_from_slice(&number.to_le_bytes());
+                self.selection = Selection::Kept(rows);
+            }
+            others => {
+                let mut edits = others.edits(self.count);
+                edits.extend_from_slice(&edit(number.to_le_bytes(), op | route << 8, span));
                 self.selection = Selection::Edits(edits);
             }
-            Selection::Edits(edits) => edits.push([number, op | route << 8, offset, length]),
         }
     }
 
@@ -269,27 +313,15 @@ impl<O: Columns> OutputWriter<O> {
         self.failures.push(types::Failure { row, kind, code: failure.code.into_owned(), message: failure.message });
     }
 
-    fn finish(self, count: usize) -> types::Output {
+    fn finish(self) -> types::Output {
         let rows = match self.selection {
-            // Kept rows rise, unless one is named twice; as many as there are records, each its own number: all of them.
-            Selection::Kept(rows)
-                if rows.len() == count && (0..).zip(&rows).all(|(row, &kept): (u32, _)| row == kept) =>
-            {
-                types::Selection::All
-            }
-            Selection::Kept(rows) => types::Selection::Kept(packed(&rows)),
-            Selection::Edits(edits) => types::Selection::Edits(packed(edits.as_flattened())),
+            Selection::All(rows) if rows as usize == self.count => types::Selection::All,
+            Selection::All(rows) => types::Selection::Kept(Selection::kept(rows, rows as usize)),
+            Selection::Kept(rows) => types::Selection::Kept(rows),
+            Selection::Edits(edits) => types::Selection::Edits(edits),
         };
         types::Output { rows, data: self.data, set_fields: O::finish(self.columns), failures: self.failures }
     }
-}
-
-fn packed(words: &[u32]) -> Vec<u8> {
-    let mut table = Vec::with_capacity(4 * words.len());
-    for word in words {
-        table.extend_from_slice(&word.to_le_bytes());
-    }
-    table
 }
 
 /// Makes the component's exports from a type that implements [`Transform`]. Once in a crate.
