@@ -1,6 +1,6 @@
-//! What a record costs on both sides of a plugin, decoded into columns before it and encoded after it, in instructions:
-//! counted by valgrind, and held against the figures that stand in `boundary_cost.json`. The call in between is not
-//! counted: the engine asks for the time in a way that valgrind cannot follow. `make bench` measures it.
+//! What a record costs at a plugin: decoded into columns before it, the call of the plugin with the check of its answer,
+//! and encoded after it, in instructions: counted by valgrind, and held against the figures that stand in
+//! `boundary_cost.json`. The plugin is the demo's, as it lies in the binary.
 //!
 //! Time depends on the machine and on its other work; instructions do not. Counted is this very test, run again under
 //! callgrind, within [`measured`] alone: the build is the tests' own, without optimisation, so the figures say nothing of
@@ -14,14 +14,18 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pelton::config::{Format, Tombstones};
+use pelton::config::{Format, Limits, Tombstones};
+use pelton::demo::PLUGIN;
 use pelton::pipeline::decode::Extractor;
 use pelton::pipeline::encode::{self, Encoder, Origins, OutputEncoder, Stage};
-use pelton::pipeline::{OutOp, OutRow, TransformOutput, Wants};
+use pelton::pipeline::{OutOp, OutRow, Transform as _, TransformInput, TransformOutput, Wants};
+use pelton::plugin::{Capability, Runtime, WasmTransform};
 use pelton::record::{Batch, Field, FieldType, Offset, OutputField, Policy, SetColumn, TopicPartition, WriteTime};
 
-/// Says to this test, run again, what to run.
+/// Says to this test, run again, what to run, and where the compiled plugin is kept: a compiler under valgrind takes
+/// minutes.
 const WORK: &str = "PELTON_MEASURED";
+const CACHE: &str = "PELTON_MEASURED_CACHE";
 /// Records of a batch, and batches: enough that what a call costs once shows in its share.
 const RECORDS: usize = 128;
 const BATCHES: usize = 10;
@@ -42,9 +46,12 @@ fn a_record_at_the_boundary_costs_no_more_than_it_did() {
     }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boundary_cost.json");
     let figures: Figures = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let works = ["decode", "encode"];
+    let cache = tempfile::tempdir().unwrap();
+    plugin(cache.path());
+    let works = ["decode", "call", "encode"];
     let found: BTreeMap<String, f64> = std::thread::scope(|scope| {
-        works.map(|work| scope.spawn(move || (work.to_owned(), count(work)))).map(|t| t.join().unwrap())
+        let count = |work: &'static str| (work.to_owned(), count(work, cache.path()));
+        works.map(|work| scope.spawn(move || count(work))).map(|t| t.join().unwrap())
     })
     .into();
     let found = Figures { compiler: compiler(), instructions: found };
@@ -84,7 +91,7 @@ fn compiler() -> String {
 }
 
 /// Runs this test again under callgrind; instructions a record.
-fn count(work: &str) -> f64 {
+fn count(work: &str, cache: &Path) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let out: PathBuf = dir.path().join("callgrind");
     let output = Command::new("valgrind")
@@ -93,6 +100,7 @@ fn count(work: &str) -> f64 {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "a_record_at_the_boundary_costs_no_more_than_it_did", "--nocapture"])
         .env(WORK, work)
+        .env(CACHE, cache)
         .output()
         .unwrap_or_else(|error| panic!("no valgrind: {error}; tests/harness/setup.sh installs it"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -127,6 +135,19 @@ fn run(work: &str) {
             work();
             measured(&mut work);
         }
+        "call" => {
+            let plugin = plugin(&PathBuf::from(std::env::var_os(CACHE).unwrap()));
+            let batch = orders();
+            let extracted = Extractor::json(&plugin.subscription().value_fields).extract(&batch);
+            assert!(extracted.rejects.is_empty(), "{:?}", extracted.rejects);
+            let input = TransformInput { batch: &batch, value_fields: &extracted.columns };
+            let mut work = || {
+                let output = black_box(plugin.apply(&input)).unwrap();
+                assert_eq!((output.rows.len(), output.failures.len()), (RECORDS, 0));
+            };
+            work();
+            measured(&mut work);
+        }
         "encode" => {
             let field = OutputField { path: vec!["cents".to_owned()], field_type: FieldType::S64 };
             let set_fields = vec![vec![field]];
@@ -152,6 +173,26 @@ fn run(work: &str) {
         }
         other => panic!("no work {other}"),
     }
+}
+
+/// The demo's plugin, compiled before where `cache` has it.
+fn plugin(cache: &Path) -> WasmTransform {
+    let runtime = Runtime::new(Some(cache), 1).unwrap();
+    let config = serde_json::json!({ "vat_percent": 19, "alert_above_eur": 5000 });
+    let grants = [Capability::Log, Capability::Metrics, Capability::Clock].into();
+    WasmTransform::from_bytes(&runtime, "shop-orders", PLUGIN, &config, &grants, Limits::default()).unwrap()
+}
+
+/// What the demo's plugin reads: each record leaves as one row.
+fn orders() -> Batch {
+    let mut batch = Batch::new(TopicPartition::new("shop.orders", 0));
+    for row in 0..RECORDS {
+        let value = format!(
+            r#"{{"order_id":"o-{row}","kind":"created","ts":1700000000000,"customer":{{"id":"c-{row}","country":"DE"}},"currency":"EUR","amount_cents":1250,"items":[{{"sku":"A-1","quantity":1,"price_cents":1250}}]}}"#
+        );
+        batch.push(Offset(row as i64), Some(1_700_000_000_000), Some(b"key"), Some(value.as_bytes()), []);
+    }
+    batch
 }
 
 fn batch() -> Batch {
