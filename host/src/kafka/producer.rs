@@ -10,17 +10,17 @@
 //! comes back undelivered is not sent again. What the client has it keeps in its order and will not part with; its room
 //! (16 MiB at most, over all) comes back when the client has decided.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::delivery::{Callbacks, Failed, Status, Tally, Ticket};
+use super::delivery::{Callbacks, Failed, Status, Tallies, Ticket};
 use super::slot::lock;
 use super::stats::SinkStats;
 
@@ -93,14 +93,15 @@ impl TopicWriter {
         config.set("queue.buffering.max.kbytes", (4 * IN_FLIGHT_BYTES / 1024).to_string());
         config.set("queue.buffering.max.messages", "1000000");
         let status = Arc::new(Status::new(config.get("bootstrap.servers").unwrap_or_default(), topic));
-        let producer = renew(&config, &status)?;
+        let tallies = Arc::<Tallies>::default();
+        let producer = renew(&config, &status, &tallies)?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let writer = Writer {
             topic: topic.to_owned(),
             config,
             producer: Some(producer),
             flights: Vec::new(),
-            wake: Arc::default(),
+            tallies,
             status: Arc::clone(&status),
             stats,
         };
@@ -128,7 +129,8 @@ impl TopicWriter {
 /// One job under way.
 struct Flight {
     rows: Arc<dyn Rows>,
-    tally: Arc<Mutex<Tally>>,
+    /// Its number among the tallies.
+    job: u32,
     refused: Refused,
     answer: oneshot::Sender<Refused>,
     _room: OwnedSemaphorePermit,
@@ -141,18 +143,22 @@ struct Writer {
     /// None only while it is made anew.
     producer: Option<ThreadedProducer<Callbacks>>,
     flights: Vec<Flight>,
-    wake: Arc<Notify>,
+    tallies: Arc<Tallies>,
     status: Arc<Status>,
     stats: Arc<SinkStats>,
 }
 
-fn renew(config: &ClientConfig, status: &Arc<Status>) -> Result<ThreadedProducer<Callbacks>, KafkaError> {
-    config.create_with_context(Callbacks { status: Arc::clone(status) })
+fn renew(
+    config: &ClientConfig,
+    status: &Arc<Status>,
+    tallies: &Arc<Tallies>,
+) -> Result<ThreadedProducer<Callbacks>, KafkaError> {
+    config.create_with_context(Callbacks { status: Arc::clone(status), tallies: Arc::clone(tallies) })
 }
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let wake = Arc::clone(&self.wake);
+        let tallies = Arc::clone(&self.tallies);
         let mut is_open = true;
         while is_open || !self.flights.is_empty() {
             tokio::select! {
@@ -160,7 +166,7 @@ impl Writer {
                     Some(job) => self.accept(job).await,
                     None => is_open = false,
                 },
-                () = wake.notified() => {}
+                () = tallies.wake.notified() => {}
             }
             if self.settle() {
                 self.recover().await;
@@ -176,27 +182,20 @@ impl Writer {
         if answer.is_closed() {
             return;
         }
-        let tally = Arc::new(Mutex::new(Tally { under_way: rows.len(), ..Tally::default() }));
+        let job = self.tallies.begin(rows.len());
         let mut refused = Refused::new();
         for row in 0..rows.len() {
-            self.send(&*rows, row, &tally, &mut refused, false).await;
+            self.send(&*rows, row, job, &mut refused, false).await;
         }
-        self.flights.push(Flight { rows, tally, refused, answer, _room: room });
+        self.flights.push(Flight { rows, job, refused, answer, _room: room });
     }
 
     /// Gives one row, already counted as under way, to the client; waits while that has no room.
-    async fn send(
-        &self,
-        rows: &dyn Rows,
-        row: usize,
-        tally: &Arc<Mutex<Tally>>,
-        refused: &mut Refused,
-        is_alone: bool,
-    ) {
+    async fn send(&self, rows: &dyn Rows, row: usize, job: u32, refused: &mut Refused, is_alone: bool) {
         loop {
             let refusal = match rows.record(row) {
                 Err(refusal) => refusal,
-                Ok(record) => match self.enqueue(record, row, tally, is_alone) {
+                Ok(record) => match self.enqueue(record, row, job, is_alone) {
                     Ok(()) => return,
                     Err(RDKafkaErrorCode::QueueFull) => {
                         sleep(Duration::from_millis(5)).await;
@@ -204,29 +203,24 @@ impl Writer {
                     }
                     Err(code) if is_about_record(code) => self.refusal(code),
                     Err(code) => {
-                        let mut tally = lock(tally);
-                        tally.under_way -= 1;
-                        tally.failed.push(Failed { row, code, is_alone });
+                        self.tallies.of(job, |tally| {
+                            tally.under_way -= 1;
+                            tally.failed.push(Failed { row, code, is_alone });
+                        });
                         return;
                     }
                 },
             };
             self.stats.refused.bump();
             refused.push((row, refusal));
-            lock(tally).under_way -= 1;
+            self.tallies.of(job, |tally| tally.under_way -= 1);
             return;
         }
     }
 
-    fn enqueue(
-        &self,
-        record: Outgoing<'_>,
-        row: usize,
-        tally: &Arc<Mutex<Tally>>,
-        is_alone: bool,
-    ) -> Result<(), RDKafkaErrorCode> {
+    fn enqueue(&self, record: Outgoing<'_>, row: usize, job: u32, is_alone: bool) -> Result<(), RDKafkaErrorCode> {
         let Some(producer) = &self.producer else { return Err(RDKafkaErrorCode::Fatal) };
-        let ticket = Box::new(Ticket { tally: Arc::clone(tally), wake: Arc::clone(&self.wake), row, is_alone });
+        let row = u32::try_from(row).expect("a batch has far fewer rows");
         let record = BaseRecord {
             topic: &self.topic,
             partition: None,
@@ -234,7 +228,7 @@ impl Writer {
             key: record.key,
             timestamp: record.timestamp_ms,
             headers: Some(record.headers),
-            delivery_opaque: ticket,
+            delivery_opaque: Ticket { job, row, is_alone }.word(),
         };
         self.status.sent();
         producer.send(record).map_err(|(error, _)| {
@@ -248,21 +242,19 @@ impl Writer {
         let mut needs_recovery = false;
         let mut index = 0;
         while let Some(flight) = self.flights.get(index) {
-            let (is_decided, has_failed, delivered) = {
-                let mut tally = lock(&flight.tally);
-                if flight.answer.is_closed() {
+            let is_given_up = flight.answer.is_closed();
+            let (is_decided, has_failed, delivered) = self.tallies.of(flight.job, |tally| {
+                if is_given_up {
                     tally.failed.clear();
                 }
-                (
-                    tally.under_way == 0 && tally.failed.is_empty(),
-                    !tally.failed.is_empty(),
-                    std::mem::take(&mut tally.delivered),
-                )
-            };
+                let has_failed = !tally.failed.is_empty();
+                (tally.under_way == 0 && !has_failed, has_failed, std::mem::take(&mut tally.delivered))
+            });
             self.stats.delivered.add(delivered);
             needs_recovery |= has_failed;
             if is_decided {
                 let mut flight = self.flights.remove(index);
+                self.tallies.end(flight.job);
                 flight.refused.sort_unstable_by_key(|(row, _)| *row);
                 // Whoever waited may have gone.
                 flight.answer.send(flight.refused).ok();
@@ -276,12 +268,16 @@ impl Writer {
     /// Waits until the client has decided all that it was given.
     async fn quiesce(&self) {
         loop {
-            if self.flights.iter().all(|flight| lock(&flight.tally).under_way == 0) {
+            if self.flights.iter().all(|flight| self.under_way(flight) == 0) {
                 return;
             }
             // The signal may have been for another flight: look again now and then.
-            timeout(Duration::from_millis(100), self.wake.notified()).await.ok();
+            timeout(Duration::from_millis(100), self.tallies.wake.notified()).await.ok();
         }
+    }
+
+    fn under_way(&self, flight: &Flight) -> usize {
+        self.tallies.of(flight.job, |tally| tally.under_way)
     }
 
     /// Sends again, in order, what was not delivered, until nothing is left.
@@ -306,7 +302,7 @@ impl Writer {
     }
 
     async fn send_again(&self, flight: &mut Flight) {
-        let mut failed = std::mem::take(&mut lock(&flight.tally).failed);
+        let mut failed = self.tallies.of(flight.job, |tally| std::mem::take(&mut tally.failed));
         failed.sort_unstable_by_key(|failed| failed.row);
         for Failed { row, code, is_alone } in failed {
             if is_alone && is_about_record(code) {
@@ -315,18 +311,19 @@ impl Writer {
                 continue;
             }
             self.stats.retries.bump();
-            lock(&flight.tally).under_way += 1;
+            self.tallies.of(flight.job, |tally| tally.under_way += 1);
             let is_alone = is_about_record(code);
-            self.send(&*flight.rows, row, &flight.tally, &mut flight.refused, is_alone).await;
-            while is_alone && lock(&flight.tally).under_way > 0 {
-                timeout(Duration::from_millis(100), self.wake.notified()).await.ok();
+            self.send(&*flight.rows, row, flight.job, &mut flight.refused, is_alone).await;
+            while is_alone && self.under_way(flight) > 0 {
+                timeout(Duration::from_millis(100), self.tallies.wake.notified()).await.ok();
             }
         }
     }
 
     /// Says what is wrong, to the log and to whoever asks.
     fn report(&self) {
-        let failed: Vec<Failed> = self.flights.iter().flat_map(|flight| lock(&flight.tally).failed.clone()).collect();
+        let of = |flight: &Flight| self.tallies.of(flight.job, |tally| tally.failed.clone());
+        let failed: Vec<Failed> = self.flights.iter().flat_map(of).collect();
         let Some(first) = failed.first() else { return };
         if failed.iter().all(|failed| is_about_record(failed.code)) {
             return;
@@ -348,7 +345,7 @@ impl Writer {
         }
         let old = self.producer.take();
         tokio::task::spawn_blocking(move || drop(old)).await.ok();
-        match renew(&self.config, &self.status) {
+        match renew(&self.config, &self.status, &self.tallies) {
             Ok(producer) => {
                 self.stats.producers_renewed.bump();
                 self.producer = Some(producer);
