@@ -2,7 +2,7 @@
 //! minutes.
 //!
 //! `ARGS="--json"` prints one object; `--short` takes a minute or two and proves that all of it runs, its figures mean
-//! little; `--long` adds ten million records; `--only GROUP` (`boundary`, `drop`, `json`, `cassandra`, `latency`, `growth`,
+//! little; `--only GROUP` (`boundary`, `drop`, `json`, `cassandra`, `latency`, `growth`,
 //! `start`) measures a part; `--picture FILE` draws the ratios. Real Kafka and real Cassandra must answer.
 
 #![allow(
@@ -72,7 +72,7 @@ impl Plan {
             growth_records: 300_000,
             partitions: vec![1, 4, 16, 64],
             steps: vec![1, 10, 100],
-            growth: vec![100_000, 1_000_000],
+            growth: vec![100_000, 1_000_000, 10_000_000],
             plugins: vec![repository().join("plugins"), repository().join("host/benches/plugins")],
             cache: tempfile::tempdir().expect("a directory"),
         };
@@ -92,7 +92,6 @@ impl Plan {
                 growth: vec![10_000],
                 ..plan
             },
-            "long" => Self { growth: vec![100_000, 1_000_000, 10_000_000], ..plan },
             _ => plan,
         }
     }
@@ -107,8 +106,7 @@ fn main() {
     {
         return native::run(program, rest);
     }
-    let mode = ["--short", "--long"].into_iter().find(|flag| args.iter().any(|arg| arg == flag));
-    let mode = mode.map_or("full", |flag| flag.trim_start_matches('-'));
+    let mode = if args.iter().any(|arg| arg == "--short") { "short" } else { "full" };
     let value = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1)).cloned();
     let (only, picture) = (value("--only"), value("--picture"));
     let plan = Plan::of(mode);
