@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::config::LogSettings;
 use crate::demo::{self, DemoError, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
+use crate::shell;
 
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
@@ -307,8 +308,9 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
             let words = "Next: `pelton demo --keep shop` leaves the project in shop/, for you to change and run again.";
             return vec![words.to_owned()];
         }
-        Directory::Keep(dir) | Directory::Existing(dir) => dir.display(),
+        Directory::Keep(dir) | Directory::Existing(dir) => dir.display().to_string(),
     };
+    let dir = shell::quoted(&dir);
     let mut lines = Vec::new();
     let mut next = |what: &str, how: String| lines.push(format!("  {what:<26}{how}"));
     for other in summary.others.iter().filter(|other| other.has_failed()) {
@@ -316,7 +318,7 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
     }
     for other in summary.others.iter().filter(|other| !other.dead_letters.is_empty()) {
         if !other.dead_letters_in.starts_with("topic ") {
-            next("see why records failed", format!("head -n 3 {}", other.dead_letters_in));
+            next("see why records failed", format!("head -n 3 {}", shell::quoted(&other.dead_letters_in)));
         }
     }
     if let Some(file) = &summary.tables_file {
@@ -324,7 +326,7 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
         // An author wants to see what their own pipeline wrote.
         let tables = if others.is_empty() { summary.seen.tables.keys().collect() } else { others };
         for table in tables {
-            let file = file.display();
+            let file = shell::argument(file);
             next("look into a table", format!("sqlite3 {file} 'SELECT * FROM {table} LIMIT 5'"));
         }
     }

@@ -9,6 +9,7 @@ use crate::config::{self, Limits, Manifest, Mask, ProcessEnvironment};
 use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem, ways_text};
 use crate::plugin::{Runtime, WasmTransform, build};
 use crate::record::Digest;
+use crate::shell;
 
 /// Differences shown for one problem.
 const SHOWN_MAX: usize = 10;
@@ -134,7 +135,7 @@ fn show(plugin: &PluginReport, bless: bool) {
     // What trapped, or differs from itself, has nothing that could be expected.
     let is_for_bless = |case: &&CaseReport| case.problems.iter().all(Problem::is_about_what_is_expected);
     let hint = if failed.iter().any(is_for_bless) {
-        format!(" Where what came is right: pelton plugin test --bless {}", plugin.dir.display())
+        format!(" Where what came is right: pelton plugin test --bless {}", shell::argument(&plugin.dir))
     } else {
         String::new()
     };

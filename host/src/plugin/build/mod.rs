@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use super::inspect::{Inspection, inspect};
+use crate::shell::{argument, shown};
 use cargo::Workspace;
 pub use toolchain::{NoToolchain, Places, Toolchain};
 
@@ -177,7 +178,7 @@ fn build_workspace(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactProblem {
     /// It was never built.
-    #[error("{file} is not there; `pelton plugin build {dir}` makes it")]
+    #[error("{} is not there; `pelton plugin build {}` makes it", shown(.file).display(), argument(.dir))]
     Missing {
         /// The artifact.
         file: PathBuf,
@@ -185,7 +186,10 @@ pub enum ArtifactProblem {
         dir: PathBuf,
     },
     /// It was built from other sources.
-    #[error("{file} is older than {source_file}; `pelton plugin build {dir}` makes it anew")]
+    #[error(
+        "{} is older than {}; `pelton plugin build {}` makes it anew",
+        shown(.file).display(), shown(.source_file).display(), argument(.dir)
+    )]
     Stale {
         /// The artifact.
         file: PathBuf,
