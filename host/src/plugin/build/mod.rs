@@ -178,7 +178,7 @@ fn build_workspace(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactProblem {
     /// It was never built.
-    #[error("{} is not there; `pelton plugin build {}` makes it", shown(.file).display(), argument(.dir))]
+    #[error("{}; `pelton plugin build {}` makes it", self.found(), argument(.dir))]
     Missing {
         /// The artifact.
         file: PathBuf,
@@ -186,10 +186,7 @@ pub enum ArtifactProblem {
         dir: PathBuf,
     },
     /// It was built from other sources.
-    #[error(
-        "{} is older than {}; `pelton plugin build {}` makes it anew",
-        shown(.file).display(), shown(.source_file).display(), argument(.dir)
-    )]
+    #[error("{}; `pelton plugin build {}` makes it anew", self.found(), argument(.dir))]
     Stale {
         /// The artifact.
         file: PathBuf,
@@ -198,6 +195,19 @@ pub enum ArtifactProblem {
         /// The plugin's directory.
         dir: PathBuf,
     },
+}
+
+impl ArtifactProblem {
+    /// What was found, without what to do about it.
+    #[must_use]
+    pub fn found(&self) -> String {
+        match self {
+            Self::Missing { file, .. } => format!("{} is not there", shown(file).display()),
+            Self::Stale { file, source_file, .. } => {
+                format!("{} is older than {}", shown(file).display(), shown(source_file).display())
+            }
+        }
+    }
 }
 
 /// The artifact of a plugin's directory, `DIR/<directory's name>.wasm`, no older than its sources.
