@@ -139,8 +139,9 @@ pub async fn run(
     if !matches!(options.directory, Directory::Existing(_)) {
         project::write(&dir)?;
     }
-    tell(&Progress { note: Some("the plugins are compiled".into()), ..Progress::default() });
+    tell(&Progress { note: Some("compiling the plugins".into()), ..Progress::default() });
     let mut ready = project::read(&dir).await?;
+    tell(&Progress { note: Some("the plugins are compiled; starting the broker".into()), ..Progress::default() });
     let Some(known) = project::known(&ready.project) else {
         return Err(project::unusable(&dir, "it has no pipeline"));
     };
