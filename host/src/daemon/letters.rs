@@ -124,7 +124,7 @@ impl Redrive {
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());
         let connector = Connector { project: &project, clock, telemetry, compute, services, deadline };
-        let line = connector.line(prepared, &Purpose::Live, &mut Vec::new()).await?;
+        let line = connector.line(prepared, &Purpose::Redrive, &mut Vec::new()).await?;
         let (redriver, done) = (Redriver::new(line), AtomicU64::new(0));
         Ok(Self { pipeline: pipeline.to_owned(), place, redriver, request, choice, done })
     }
