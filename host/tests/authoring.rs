@@ -103,6 +103,26 @@ fn a_new_plugin_builds_tests_and_changes_as_it_is_told() {
     an_output_that_is_not_declared_is_named(&dir);
 }
 
+#[test]
+fn plugins_that_were_not_built_are_all_named_with_one_command_that_builds_them() {
+    let root = tempfile::tempdir().expect("a directory");
+    let dir = root.path().to_str().expect("text");
+    for name in ["first", "second", "third"] {
+        pelton(&["plugin", "new", name, "--dir", dir]).expect(0);
+    }
+    let artifact = |name: &str| root.path().join(name).join(format!("{name}.wasm"));
+    // Built from other sources.
+    std::fs::write(artifact("third"), "").expect("a fresh file");
+    let stale = std::fs::File::options().append(true).open(artifact("third")).expect("it is there");
+    stale.set_modified(std::time::UNIX_EPOCH).expect("touched");
+    let said = pelton(&["plugin", "test", dir]).expect(1).stderr;
+    assert!(said.contains(&format!("3 plugins have to be built first: pelton plugin build {dir}\n")), "{said}");
+    for name in ["first", "second"] {
+        assert!(said.contains(&format!("  {} is not there\n", artifact(name).display())), "{said}");
+    }
+    assert!(said.contains(&format!("  {} is older than ", artifact("third").display())), "{said}");
+}
+
 fn its_native_tests_pass(dir: &Path) {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--quiet", "--lib", "--manifest-path"])

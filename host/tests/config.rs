@@ -109,6 +109,53 @@ fn every_mistake_has_its_line_and_a_remedy() {
     }
 }
 
+/// The words of the command that a message names: what follows `before`, up to the line's end or a backtick.
+fn command(told: &str, before: &str) -> Vec<String> {
+    assert!(told.contains(before), "{before:?} is not in\n{told}");
+    let (_, command) = told.split_once(before).unwrap_or_default();
+    shlex::split(command.split(['\n', '`']).next().unwrap_or_default()).expect("a shell can take it apart")
+}
+
+#[test]
+fn a_command_that_a_remedy_names_works_where_its_reader_stands() {
+    let top = tempfile::tempdir().expect("a temporary directory");
+    let top = top.path().canonicalize().expect("it is there");
+    let project = top.join("examples/my shop");
+    std::fs::create_dir_all(project.join("pipelines")).expect("a fresh directory");
+    std::fs::create_dir_all(top.join("plugins/unbuilt")).expect("a fresh directory");
+    std::fs::write(top.join("plugins/text.wasm"), "no plugin").expect("a fresh file");
+    // Nobody listens at a port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let settings = format!("kafka: {{ brokers: a:1 }}\nplugin_dirs: [../../plugins]\nadmin: {{ listen: {free} }}\n");
+    std::fs::write(project.join("pelton.yaml"), settings).expect("a fresh file");
+    let pipeline = "source: { kafka: { topics: [t] } }\nsteps: [{ plugin: unbuilt }, { plugin: text }]\n\
+                    outputs: { default: { discard: true } }\n";
+    std::fs::write(project.join("pipelines/p.yaml"), pipeline).expect("a fresh file");
+    for (here, dir) in [
+        (top.as_path(), "examples/my shop"),
+        (project.as_path(), "."),
+        (&project.join("pipelines"), ".."),
+        (Path::new("/"), project.to_str().expect("a plain path")),
+    ] {
+        let pelton = |arguments: &[String]| {
+            let run = Command::new(env!("CARGO_BIN_EXE_pelton")).args(arguments).current_dir(here).output();
+            let run = run.expect("pelton runs");
+            format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
+        };
+        let told = pelton(&["check".to_owned(), dir.to_owned()]);
+        let build = command(&told, "build it: pelton ");
+        assert!(here.join(&build[2]).join("../text.wasm").is_file(), "from {}: {build:?}", here.display());
+        assert!(build[2].len() <= top.join("plugins/unbuilt").to_string_lossy().len(), "{build:?}");
+        let seen = pelton(&command(&told, "see what it is with: pelton "));
+        assert!(seen.contains("no WebAssembly file"), "from {}: {seen}", here.display());
+        // The daemon that does not answer is one of this project.
+        let status = pelton(&["status".to_owned(), dir.to_owned()]);
+        let run = command(&status, "start one with `pelton ");
+        let named = run.get(1).map_or(".", String::as_str);
+        assert!(here.join(named).join("pelton.yaml").is_file(), "from {}: {status}", here.display());
+    }
+}
+
 #[test]
 fn every_example_is_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");

@@ -38,6 +38,9 @@ fn every_event_is_where_it_belongs() {
     let output = demo(&["--seconds", "3", "--rate", "1500", "--seed", "11", "--json"]);
     let summary = summary(&output);
     assert!(output.status.success(), "{summary:#}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let (begun, done) = (said.find("compiling the plugins …"), said.find("the plugins are compiled; "));
+    assert!(begun.is_some() && begun < done, "{said}");
     assert_eq!(summary["matches"], true);
     let result = &summary["reconciliation"];
     assert_eq!(result["events"], summary["events"]);

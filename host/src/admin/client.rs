@@ -5,12 +5,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::view::{PipelineAnswer, Problem, SeekRequest};
 use crate::pipeline::tap::{Sight, Wish};
+use crate::shell;
 use crate::status::{ProcessStatus, SeekAnswer};
 
 /// How long to wait for a connection and for plain reads.
@@ -23,6 +25,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(630);
 #[derive(Debug, Clone)]
 pub struct AdminClient {
     address: SocketAddr,
+    /// The command that starts a daemon there.
+    start: String,
     agent: ureq::Agent,
 }
 
@@ -31,9 +35,11 @@ pub struct AdminClient {
 pub enum ClientError {
     /// Nothing listens, or it does not answer.
     #[error(
-        "no daemon answers at {address} ({message}); start one with `pelton run`, or name another address with --admin"
+        "no daemon answers at {address} ({message}); start one with `{start}`, or name another address with --admin"
     )]
     NoAnswer {
+        /// What starts one.
+        start: String,
         /// Where.
         address: SocketAddr,
         /// What the system said.
@@ -72,7 +78,13 @@ impl AdminClient {
             .proxy(None)
             .max_redirects(0)
             .build();
-        Self { address, agent: config.new_agent() }
+        Self { address, start: "pelton run".to_owned(), agent: config.new_agent() }
+    }
+
+    /// The same, where it is known whose daemon should answer.
+    #[must_use]
+    pub fn of_project(self, dir: &Path) -> Self {
+        Self { start: format!("pelton run{}", shell::project(dir)), ..self }
     }
 
     /// Where the daemon is asked.
@@ -153,8 +165,11 @@ impl AdminClient {
         &self,
         response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, ClientError> {
-        let mut response =
-            response.map_err(|error| ClientError::NoAnswer { address: self.address, message: error.to_string() })?;
+        let mut response = response.map_err(|error| ClientError::NoAnswer {
+            start: self.start.clone(),
+            address: self.address,
+            message: error.to_string(),
+        })?;
         let unreadable = |message: String| ClientError::Unreadable { address: self.address, message };
         let code = response.status();
         let text = response.body_mut().read_to_string().map_err(|error| unreadable(error.to_string()))?;

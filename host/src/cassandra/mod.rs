@@ -15,6 +15,7 @@
 //! | `writer`    | a batch                         | `Written`: every row written, or never            |
 //! | [`sink`]    | batches, in bounds              | `Written`                                         |
 //! | [`check`]   | a project's tables              | problems                                          |
+//! | [`creation`] | a table, a name that is free   | the statement that makes one like it              |
 
 mod block;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod cell_tests;
 mod cells;
 pub mod check;
 mod collections;
+pub mod creation;
 mod errors;
 mod groups;
 mod plan;

@@ -226,7 +226,8 @@ pub(crate) fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -
     }
 }
 
-fn quoted(name: &str) -> String {
+/// A name as CQL takes any.
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -314,13 +315,19 @@ async fn absent(cassandra: &Cassandra, keyspace: &str, table: &str) -> Result<Ta
         let found = format!("there is no keyspace {keyspace}");
         return Ok(TableProblem::new("table", found, suggestion(keyspace, spaces.into_iter())));
     }
-    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
-    let tables: Vec<(String,)> = ask(cassandra, tables, (keyspace,)).await?;
+    let tables = tables_of(cassandra, keyspace).await?;
     let found = format!("keyspace {keyspace} has no table {table}");
-    Ok(TableProblem::new("table", found, suggestion(table, tables.iter().map(|(name,)| name.as_str()))))
+    Ok(TableProblem::new("table", found, suggestion(table, tables.iter().map(String::as_str))))
 }
 
-async fn ask<Row>(
+/// The tables of a keyspace.
+pub(super) async fn tables_of(cassandra: &Cassandra, keyspace: &str) -> Result<Vec<String>, CassandraError> {
+    let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+    let tables: Vec<(String,)> = ask(cassandra, text, (keyspace,)).await?;
+    Ok(tables.into_iter().map(|(name,)| name).collect())
+}
+
+pub(super) async fn ask<Row>(
     cassandra: &Cassandra,
     text: &str,
     values: impl scylla::serialize::row::SerializeRow,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Exit, Outcome, is_no_project, say, say_json};
+use super::{Exit, Outcome, compiling, is_no_project, say, say_json};
 use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
 use crate::pipeline::Transform as _;
 use crate::plugin::{Runtime, WasmTransform};
@@ -34,7 +34,7 @@ pub(super) fn run(args: Args) -> Outcome {
     // Nothing is left behind in a directory that is somebody else's.
     let cache_dir = (!is_no_project(&args.dir)).then_some(reading.settings.cache_dir.as_path());
     let runtime = Runtime::isolated(cache_dir, threads)?;
-    let examined = startup::examine(&reading, &runtime);
+    let examined = compiling(|| startup::examine(&reading, &runtime));
     let mut problems = examined.problems;
     let mut unreachable = Vec::new();
     if args.online {

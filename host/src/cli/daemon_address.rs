@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Failure, is_no_project};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::config;
+use crate::shell;
 
 /// How long an address of several is given to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,6 +42,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl DaemonArgs {
+    /// What leads a further command to the same daemon, with a space before it; nothing where nothing is needed.
+    pub(super) fn again(&self) -> String {
+        match self.admin {
+            Some(address) => format!(" --admin {address}"),
+            None => shell::project(&self.dir),
+        }
+    }
+
     /// A client for the daemon that is meant.
     pub(super) fn client(&self) -> Result<AdminClient, Failure> {
         if let Some(address) = self.admin {
@@ -58,7 +67,7 @@ impl DaemonArgs {
         if let Some(problem) = project.problems.iter().find(about_address) {
             return Err(Failure::new(problem));
         }
-        Ok(AdminClient::new(project.settings.admin))
+        Ok(AdminClient::new(project.settings.admin).of_project(&self.dir))
     }
 }
 

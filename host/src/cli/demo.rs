@@ -8,9 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::table::Side::{Left, Right};
+use super::table::{Table, grouped};
 use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::config::LogSettings;
 use crate::demo::{self, DemoError, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
+use crate::shell;
 
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
@@ -190,7 +193,10 @@ fn print(summary: &Summary, directory: &Directory) {
         }
     ));
     match &summary.reconciliation {
-        Some(result) => print_reconciliation(result, !summary.others.is_empty()),
+        Some(result) => {
+            say("");
+            say(reckoning(result, !summary.others.is_empty()));
+        }
         None => {
             let why = summary.not_compared_because.as_deref().unwrap_or("nobody knows what should be there");
             say("");
@@ -248,56 +254,65 @@ fn other_lines(other: &Other) -> Vec<String> {
     lines
 }
 
-fn print_reconciliation(result: &Reconciliation, has_others: bool) {
-    say("");
-    say(format_args!("{:<30}{:>10}{:>10}   read back from", "", "expected", "found"));
-    let row = |name: &str, part: &Part, store: &str| {
-        let mut wrong = Vec::new();
-        for (count, what) in [(part.missing, "missing"), (part.unexpected, "unexpected"), (part.wrong, "wrong")] {
-            if count > 0 {
-                wrong.push(format!("{} {what}", grouped(count)));
-            }
-        }
-        let wrong = if wrong.is_empty() { String::new() } else { format!("   <- {}", wrong.join(", ")) };
-        say(format_args!("{name:<30}{:>10}{:>10}   {store}{wrong}", grouped(part.expected), grouped(part.found)));
+/// What the events should have left and what was found, store by store, and a verdict.
+fn reckoning(result: &Reconciliation, has_others: bool) -> String {
+    let mut table =
+        Table::new("  ", &[("", Left), ("EXPECTED", Right), ("FOUND", Right), ("", Left), ("READ BACK FROM", Left)]);
+    let mut row = |name: &str, part: &Part, store: &str| {
+        table.row([name.to_owned(), grouped(part.expected), grouped(part.found), verdict(part), store.to_owned()]);
     };
-    row("rows, with their final values", &result.orders, "the table");
-    row("alerts", &result.alerts, "the topic of alerts");
+    row("rows with their last values", &result.orders, "the table");
+    row("alerts", &result.alerts, "their topic");
+    let letters = result.dead_letters.values().fold(Part::default(), |sum, part| Part {
+        expected: sum.expected + part.expected,
+        found: sum.found + part.found,
+        missing: sum.missing + part.missing,
+        unexpected: sum.unexpected + part.unexpected,
+        wrong: sum.wrong + part.wrong,
+    });
+    row("dead letters", &letters, "their topic");
     for (code, part) in &result.dead_letters {
-        row(&format!("  {code}"), part, "the topic of dead letters");
+        row(&format!("  {code}"), part, "");
     }
-    let nowhere = |part: &Part| Part { found: part.unexpected, ..part.clone() };
-    say(format_args!(
-        "{:<30}{:>10}{:>10}   nowhere",
-        "filtered",
+    // Of events that leave nothing, nothing is expected anywhere.
+    for (what, part) in [("traces of filtered events", &result.filtered), ("traces of late events", &result.skipped)] {
+        row(what, &Part { expected: 0, found: part.unexpected, ..part.clone() }, "both topics");
+    }
+    let mut page = format!("What {} events should have left, and what is there:\n\n", grouped(result.events));
+    page.push_str(&table.render());
+    page.push_str(&format!(
+        "\n{} events were filtered, and {} came too late: they leave nothing.\n",
         grouped(result.filtered.expected),
-        grouped(nowhere(&result.filtered).found)
-    ));
-    say(format_args!(
-        "{:<30}{:>10}{:>10}   nowhere",
-        "skipped: too late",
-        grouped(result.skipped.expected),
-        grouped(nowhere(&result.skipped).found)
+        grouped(result.skipped.expected)
     ));
     if result.repeats > 0 {
-        say(format_args!(
-            "{} records came to a topic more than once, as at-least-once allows.",
-            grouped(result.repeats)
-        ));
+        let repeats = grouped(result.repeats);
+        page.push_str(&format!("{repeats} records came to a topic more than once, as at-least-once allows.\n"));
     }
-    say("");
     if result.matches {
-        say(if has_others {
+        page.push_str(if has_others {
             "Of the demo's own pipeline, everything is where it belongs, every value is right, and nothing else is there."
         } else {
             "Everything is where it belongs, every value is right, and nothing else is there."
         });
-        return;
+        return page;
     }
-    say(format_args!("{} differences:", grouped(result.differences_total)));
+    page.push_str(&format!("{} differences:", grouped(result.differences_total)));
     for difference in &result.differences {
-        say(format_args!("  {difference}"));
+        page.push_str(&format!("\n  {difference}"));
     }
+    page
+}
+
+/// `right`, or what is wrong and how often.
+fn verdict(part: &Part) -> String {
+    let kinds = [(part.missing, "missing"), (part.unexpected, "unexpected"), (part.wrong, "differ")];
+    let wrong: Vec<String> = kinds
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{} {what}", grouped(count)))
+        .collect();
+    if wrong.is_empty() { "right".to_owned() } else { format!("WRONG: {}", wrong.join(", ")) }
 }
 
 /// What somebody may want to do next, by what was just done.
@@ -307,8 +322,9 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
             let words = "Next: `pelton demo --keep shop` leaves the project in shop/, for you to change and run again.";
             return vec![words.to_owned()];
         }
-        Directory::Keep(dir) | Directory::Existing(dir) => dir.display(),
+        Directory::Keep(dir) | Directory::Existing(dir) => dir.display().to_string(),
     };
+    let dir = shell::quoted(&dir);
     let mut lines = Vec::new();
     let mut next = |what: &str, how: String| lines.push(format!("  {what:<26}{how}"));
     for other in summary.others.iter().filter(|other| other.has_failed()) {
@@ -316,7 +332,7 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
     }
     for other in summary.others.iter().filter(|other| !other.dead_letters.is_empty()) {
         if !other.dead_letters_in.starts_with("topic ") {
-            next("see why records failed", format!("head -n 3 {}", other.dead_letters_in));
+            next("see why records failed", format!("head -n 3 {}", shell::quoted(&other.dead_letters_in)));
         }
     }
     if let Some(file) = &summary.tables_file {
@@ -324,7 +340,7 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
         // An author wants to see what their own pipeline wrote.
         let tables = if others.is_empty() { summary.seen.tables.keys().collect() } else { others };
         for table in tables {
-            let file = file.display();
+            let file = shell::argument(file);
             next("look into a table", format!("sqlite3 {file} 'SELECT * FROM {table} LIMIT 5'"));
         }
     }
@@ -343,19 +359,6 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
     };
     lines.insert(0, headline);
     lines
-}
-
-/// `12345` as `12,345`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -384,7 +387,51 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_well() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    fn the_reckoning_says_what_was_expected_what_was_found_and_whether_that_is_right() {
+        let well = |count| Part { expected: count, found: count, ..Part::default() };
+        let mut result = Reconciliation {
+            matches: true,
+            events: 60_000,
+            orders: well(32_100),
+            alerts: well(310),
+            dead_letters: [("bad_items".to_owned(), well(1_200)), ("unknown_kind".to_owned(), well(7))].into(),
+            filtered: Part { expected: 633, ..Part::default() },
+            skipped: Part { expected: 52, ..Part::default() },
+            repeats: 0,
+            differences: Vec::new(),
+            differences_total: 0,
+        };
+        let page = "\
+What 60,000 events should have left, and what is there:
+
+                               EXPECTED   FOUND         READ BACK FROM
+  rows with their last values    32,100  32,100  right  the table
+  alerts                            310     310  right  their topic
+  dead letters                    1,207   1,207  right  their topic
+    bad_items                     1,200   1,200  right
+    unknown_kind                      7       7  right
+  traces of filtered events           0       0  right  both topics
+  traces of late events               0       0  right  both topics
+
+633 events were filtered, and 52 came too late: they leave nothing.
+Everything is where it belongs, every value is right, and nothing else is there.";
+        assert_eq!(reckoning(&result, false), page);
+        assert!(reckoning(&result, true).ends_with(
+            "Of the demo's own pipeline, everything is where it belongs, every \
+                                                    value is right, and nothing else is there."
+        ));
+
+        (result.matches, result.differences_total) = (false, 1_003);
+        result.differences.push("order A-1 has no row".to_owned());
+        result.orders = Part { expected: 9, found: 8, missing: 1, unexpected: 0, wrong: 1_000 };
+        (result.filtered.found, result.filtered.unexpected) = (2, 2);
+        let page = reckoning(&result, false);
+        for line in [
+            "  rows with their last values         9      8  WRONG: 1 missing, 1,000 differ  the table\n",
+            "  traces of filtered events           0      2  WRONG: 2 unexpected             both topics\n",
+            "1,003 differences:\n  order A-1 has no row",
+        ] {
+            assert!(page.contains(line), "{line:?} is not in\n{page}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::daemon::StartError;
 use crate::daemon::letters::{self, Letters, LettersError};
 use crate::dead_letters::cases::Filter;
 use crate::pipeline::SourceError;
+use crate::shell;
 
 #[derive(Debug, Subcommand)]
 #[command(arg_required_else_help = true)]
@@ -55,9 +56,9 @@ impl Whose {
         letters::places(&self.dir, &ProcessEnvironment, self.pipeline.as_deref()).map_err(failure)
     }
 
-    /// The directory as a further command needs it: nothing where it is the one that we are in.
+    /// The directory as a further command needs it.
     pub(super) fn shown_dir(&self) -> String {
-        if self.dir.as_os_str() == "." { String::new() } else { format!(" {}", self.dir.display()) }
+        shell::project(&self.dir)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Exit, Failure, Outcome, dlq_show, note, say};
 use crate::config::{self, Mask, Pipeline, ProcessEnvironment, Step};
 use crate::dead_letters::case_folder;
 use crate::dead_letters::cases::Case;
+use crate::shell;
 
 const AFTER_HELP: &str = "\
 The case holds the record as its pipeline read it, and the configuration of the pipeline's step. What the plugin should
@@ -66,7 +67,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     say(format_args!("{} holds {}", folder.display(), plain(short_id(&case.letter.id))));
     say(format_args!(
         "  write what should come of it into its expected.jsonl, then: pelton plugin test {}",
-        dir.display()
+        shell::argument(&dir)
     ));
     Ok(Exit::Success)
 }

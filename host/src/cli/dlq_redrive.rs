@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::dlq::{Which, block_on, failure, of_a_project, short_id};
 use super::table::{grouped, plain};
-use super::{Exit, Failure, Outcome, note, say, say_json};
+use super::{Exit, Failure, Outcome, compiling, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::Ready;
 use crate::daemon::letters::{LettersError, Redrive};
@@ -120,8 +120,8 @@ pub(super) fn run(args: Args) -> Outcome {
     let quiet = |settings: &LogSettings| {
         telemetry::init_logging(&LogSettings { level: "warn".to_owned(), json: settings.json })
     };
-    let ready =
-        Ready::read(&args.dir, &ProcessEnvironment, quiet).map_err(|error| failure(LettersError::Start(error)))?;
+    let ready = compiling(|| Ready::read(&args.dir, &ProcessEnvironment, quiet))
+        .map_err(|error| failure(LettersError::Start(error)))?;
     block_on(redrive(ready, args, request))
 }
 

@@ -34,8 +34,14 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{ColorChoice, Parser, Subcommand};
+use tokio::time::Instant;
+
+/// How long somebody waits in silence.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What `pelton --help` says about exit codes; [`Exit`] is the same in code.
 const EXIT_CODES: &str = "\
@@ -214,6 +220,39 @@ pub(crate) fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Reads a project and loads its plugins; where they have to be compiled, which takes its time, it says so.
+fn compiling<T>(work: impl FnOnce() -> T) -> T {
+    patiently(PATIENCE, ("compiling the plugins", "the plugins are compiled"), &|line| note(line), work)
+}
+
+/// Does work that may take its time; where it takes more than somebody waits in silence, says what is under way, and when
+/// it is done.
+fn patiently<T>(
+    patience: Duration,
+    (doing, done): (&str, &str),
+    tell: &(dyn Fn(String) + Sync),
+    work: impl FnOnce() -> T,
+) -> T {
+    let began = Instant::now();
+    let (working, ended) = mpsc::channel::<()>();
+    let (outcome, was_told) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || {
+            let is_long = ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout);
+            if is_long {
+                tell(format!("{doing} …"));
+            }
+            is_long
+        });
+        let outcome = work();
+        drop(working);
+        (outcome, waiting.join().unwrap_or_default())
+    });
+    if was_told {
+        tell(format!("{done}, after {:.1} s", began.elapsed().as_secs_f64()));
+    }
+    outcome
+}
+
 /// A size as people read it: `417 B`, `20.5 KiB`, `17.9 MiB`.
 pub(crate) fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
@@ -263,6 +302,19 @@ mod tests {
         struct Outer(#[source] std::io::Error);
         let failure = Failure::from(Outer(std::io::Error::other("disk on fire")));
         assert_eq!(failure.message, "cannot read plugin.yaml: disk on fire");
+    }
+
+    #[test]
+    fn long_work_says_that_it_is_under_way_and_when_it_is_done() {
+        let (said, heard) = mpsc::channel();
+        let said = std::sync::Mutex::new(said);
+        let tell = |line: String| said.lock().expect("nobody panics").send(line).expect("somebody listens");
+        let words = ("working", "the work is done");
+        let first = patiently(Duration::ZERO, words, &tell, || heard.recv().expect("it is told while it works"));
+        assert_eq!(first, "working …");
+        assert!(heard.recv().expect("its end is told").starts_with("the work is done, after "));
+        assert_eq!(patiently(Duration::from_secs(3600), words, &tell, || 7), 7);
+        assert!(heard.try_recv().is_err(), "short work says nothing");
     }
 
     #[test]

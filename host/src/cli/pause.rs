@@ -21,7 +21,7 @@ pub(super) struct Args {
 pub(super) fn pause(args: Args) -> Outcome {
     let answer = args.daemon.client()?.pause(&args.pipeline).map_err(failure)?;
     show(&args, &answer)?;
-    let Some(left) = left(&answer) else { return Ok(Exit::Success) };
+    let Some(left) = left(&answer, &args.daemon.again()) else { return Ok(Exit::Success) };
     note(format_args!("{}: {left}", answer.pipeline));
     Ok(Exit::Failed)
 }
@@ -42,7 +42,7 @@ fn show(args: &Args, answer: &PipelineAnswer) -> Result<(), Failure> {
 }
 
 /// What a pause has not finished in time.
-fn left(answer: &PipelineAnswer) -> Option<String> {
+fn left(answer: &PipelineAnswer, daemon: &str) -> Option<String> {
     let what = match (answer.in_flight, answer.committed) {
         (0, true) => return None,
         (0, false) => "what is done is not committed yet".to_owned(),
@@ -50,8 +50,8 @@ fn left(answer: &PipelineAnswer) -> Option<String> {
         (count, _) => format!("{count} records are still under way"),
     };
     Some(format!(
-        "{what} after the time of `drain:`; it goes on by itself, and nothing more is read: `pelton status` shows how far \
-         it is, and what holds it"
+        "{what} after the time of `drain:`; it goes on by itself, and nothing more is read: `pelton status{daemon}` shows \
+         how far it is, and what holds it"
     ))
 }
 
@@ -63,12 +63,14 @@ mod tests {
     #[test]
     fn what_is_not_finished_in_time_is_told() {
         let answer = |in_flight, committed| {
-            left(&PipelineAnswer { pipeline: "orders".into(), state: PipelineState::Paused, in_flight, committed })
-                .unwrap_or_default()
+            let answer =
+                PipelineAnswer { pipeline: "orders".into(), state: PipelineState::Paused, in_flight, committed };
+            left(&answer, " shop").unwrap_or_default()
         };
         assert_eq!(answer(0, true), "");
         assert!(answer(0, false).starts_with("what is done is not committed yet after"));
         assert!(answer(1, false).starts_with("1 record is still under way after"));
         assert!(answer(1_024, false).starts_with("1024 records are still under way after"));
+        assert!(answer(1, false).contains("`pelton status shop`"));
     }
 }

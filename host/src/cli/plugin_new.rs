@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Exit, Failure, Outcome, say, say_json};
 use crate::plugin::scaffold::{self, SDK_COPY, Scaffold, ScaffoldError};
+use crate::shell;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,7 +37,8 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 fn as_text(made: &Scaffold, dir: &Path) -> Vec<String> {
-    let dir = dir.strip_prefix(".").unwrap_or(dir).display();
+    let dir = dir.strip_prefix(".").unwrap_or(dir).display().to_string();
+    let argument = shell::quoted(&dir);
     let name = &made.name;
     let mut lines = vec![
         format!("Made {dir}/"),
@@ -50,9 +52,9 @@ fn as_text(made: &Scaffold, dir: &Path) -> Vec<String> {
     lines.extend([
         String::new(),
         "Next:".to_owned(),
-        format!("  pelton plugin build {dir}     # makes {name}.wasm"),
-        format!("  pelton plugin test {dir}      # runs the cases through the real host"),
-        format!("  cargo test --manifest-path {dir}/Cargo.toml     # the same natively, and the unit tests"),
+        format!("  pelton plugin build {argument}     # makes {name}.wasm"),
+        format!("  pelton plugin test {argument}      # runs the cases through the real host"),
+        format!("  cargo test --manifest-path {argument}/Cargo.toml     # the same natively, and the unit tests"),
         String::new(),
         "In a pipeline:".to_owned(),
         "  steps:".to_owned(),

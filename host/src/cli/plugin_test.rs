@@ -9,6 +9,7 @@ use crate::config::{self, Limits, Manifest, Mask, ProcessEnvironment};
 use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem, ways_text};
 use crate::plugin::{Runtime, WasmTransform, build};
 use crate::record::Digest;
+use crate::shell;
 
 /// Differences shown for one problem.
 const SHOWN_MAX: usize = 10;
@@ -53,8 +54,9 @@ struct PluginReport {
 pub(super) fn run(args: &Args) -> Outcome {
     let runtime = Runtime::isolated(None, 1)?;
     let mut report = Report { passed: true, plugins: Vec::new() };
-    for dir in plugins_of(&args.dir)? {
-        let plugin = test(&runtime, &dir, args)?;
+    let dirs = plugins_of(&args.dir)?;
+    for (dir, artifact) in dirs.iter().zip(artifacts(&dirs, &args.dir)?) {
+        let plugin = test(&runtime, dir, &artifact, args)?;
         if !args.json {
             show(&plugin, args.bless);
         }
@@ -87,8 +89,27 @@ fn plugins_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(plugins)
 }
 
-fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, args: &Args) -> Result<PluginReport, Failure> {
-    let artifact = build::artifact(dir).map_err(Failure::new)?;
+/// The artifacts of all plugins, or every one that has to be built first, with one command that does it.
+fn artifacts(plugins: &[PathBuf], dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for plugin in plugins {
+        match build::artifact(plugin) {
+            Ok(artifact) => found.push(artifact),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    match problems.as_slice() {
+        [] => Ok(found),
+        [only] => Err(Failure::new(only)),
+        several => {
+            let lines: String = several.iter().map(|problem| format!("\n  {}", problem.found())).collect();
+            let build = format!("pelton plugin build {}", shell::argument(dir));
+            Err(Failure::new(format_args!("{} plugins have to be built first: {build}{lines}", several.len())))
+        }
+    }
+}
+
+fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, artifact: &Path, args: &Args) -> Result<PluginReport, Failure> {
     let manifest_file = dir.join("plugin.yaml");
     let manifest = if manifest_file.is_file() {
         config::manifest(&manifest_file, &ProcessEnvironment)?
@@ -97,7 +118,7 @@ fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, args: &Args) -> Result<Pl
     };
     let limits = manifest.limits.over(Limits::default());
     let bytes =
-        std::fs::read(&artifact).map_err(|error| Failure::new(format_args!("{}: {error}", artifact.display())))?;
+        std::fs::read(artifact).map_err(|error| Failure::new(format_args!("{}: {error}", artifact.display())))?;
     let name = artifact.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let wanted = |case: &Case| args.case.as_ref().is_none_or(|part| case.name.contains(part));
     let mut reports = Vec::new();
@@ -134,7 +155,7 @@ fn show(plugin: &PluginReport, bless: bool) {
     // What trapped, or differs from itself, has nothing that could be expected.
     let is_for_bless = |case: &&CaseReport| case.problems.iter().all(Problem::is_about_what_is_expected);
     let hint = if failed.iter().any(is_for_bless) {
-        format!(" Where what came is right: pelton plugin test --bless {}", plugin.dir.display())
+        format!(" Where what came is right: pelton plugin test --bless {}", shell::argument(&plugin.dir))
     } else {
         String::new()
     };

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
+use super::{Exit, Failure, Outcome, compiling, is_no_project, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::replay::{Replay, ReplayOptions, ReplayRefused};
 use crate::daemon::{Ready, StartError};
@@ -104,7 +104,7 @@ pub(super) fn run(args: Args) -> Outcome {
     let quiet = |settings: &LogSettings| {
         telemetry::init_logging(&LogSettings { level: "warn".to_owned(), json: settings.json })
     };
-    let ready = Ready::read(&args.dir, &ProcessEnvironment, quiet).map_err(|error| match error {
+    let ready = compiling(|| Ready::read(&args.dir, &ProcessEnvironment, quiet)).map_err(|error| match error {
         StartError::Config(errors) if is_no_project(&args.dir) => Failure::usage(errors),
         error => Failure::new(error),
     })?;

@@ -39,6 +39,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Outcome {
     let wanted = SeekRequest { to: args.to, dry_run: args.dry_run };
+    let daemon = args.daemon.again();
     let answer = args.daemon.client()?.seek(&args.pipeline, &wanted).map_err(failure)?;
     if args.json {
         say_json(&answer)?;
@@ -52,7 +53,7 @@ pub(super) fn run(args: Args) -> Outcome {
     if dry_run {
         say("nothing was moved: leave --dry-run out to move");
     } else {
-        say(format_args!("{pipeline} goes on there once it is resumed: pelton resume {pipeline}"));
+        say(format_args!("{pipeline} goes on there once it is resumed: pelton resume {pipeline}{daemon}"));
     }
     Ok(Exit::Success)
 }

@@ -24,6 +24,7 @@ mod plugins;
 mod positions;
 mod problem;
 mod settings;
+mod shared_tables;
 mod substitute;
 mod suggest;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::document::{Document, Findings, Table, Value};
 use super::outputs::{self, Outputs};
 use super::plugins;
 use super::settings::Mentioned;
+use super::shared_tables;
 use super::values::{choice, duration, integer, positive, size, timestamp_us, topic};
 use super::{
     Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, JournalSettings, KeyedBy, Limits, Manifest,
@@ -118,6 +119,8 @@ pub(super) fn read(document: &Document<'_>, file: &Path, name: &str, around: &mu
         draft.outputs = outputs.clone();
         if let (Some(value), Some(outputs)) = (&outputs_value, &outputs) {
             check_outputs(value, outputs, count == 0 && steps_are_known, format, around);
+            let keyed_by = source.as_ref().map(|source| &source.keyed_by);
+            shared_tables::check_pipelines(value, outputs, keyed_by == Some(&KeyedBy::Anything), around);
         }
         let topics = source.as_ref().and_then(|source| source.topics.clone()).unwrap_or_default();
         check_loops(
@@ -573,7 +576,7 @@ fn check_outputs(
     format: Option<Format>,
     around: &Surroundings<'_>,
 ) {
-    check_tables(value, outputs);
+    shared_tables::check_outputs(value, outputs);
     for (name, at) in value.entries("").unwrap_or_default() {
         if no_steps && name != "default" {
             at.document.problem(
@@ -609,31 +612,6 @@ fn check_outputs(
                 "a table needs columns, and `format: bytes` without steps gives none",
                 "write `format: json` under `source:`, or add a step whose plugin sets columns",
             );
-        }
-    }
-}
-
-/// Two outputs onto one table: what one record writes to one row is merged within an output alone, and between two of
-/// them nothing would tell which was the last.
-fn check_tables(value: &Value<'_>, outputs: &Outputs) {
-    let mut taken: BTreeMap<(&str, String), &str> = BTreeMap::new();
-    for (name, at) in value.entries("").unwrap_or_default() {
-        let (kind, table) = match outputs.get(name) {
-            Some(Some(Output::Cassandra(output))) => ("cassandra", output.table.clone()),
-            // SQLite does not tell names apart by case.
-            Some(Some(Output::Sqlite(output))) => ("sqlite", output.table.to_lowercase()),
-            _ => continue,
-        };
-        let Some(at) = at.below(&[kind, "table"]) else { continue };
-        match taken.get(&(kind, table.clone())) {
-            Some(first) => {
-                let found = format!("{} is also the table of the output `{first}`", at.quoted());
-                let remedy = "let the plugins route to one output, which merges what a record writes to one row, or use two tables";
-                at.problem(found, remedy);
-            }
-            None => {
-                taken.insert((kind, table), name);
-            }
         }
     }
 }

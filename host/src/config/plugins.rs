@@ -13,6 +13,7 @@ use super::values::{boolean, duration, escapes, integer, is_plain_name, size};
 use super::{Environment, Limits, Manifest};
 use crate::plugin::Capability;
 use crate::record::Digest;
+use crate::shell;
 
 /// The address space of a guest.
 const MEMORY_MAX: u64 = 4 << 30;
@@ -132,10 +133,9 @@ fn by_name(name: &str, dir: &Path, plugin_dirs: &[PathBuf]) -> Result<PathBuf, N
         }
     }
     if let Some(source) = plugin_dirs.iter().map(|plugins| plugins.join(name)).find(|source| source.is_dir()) {
-        let source = shown(&source, dir);
         return Err(NotFound {
-            found: format!("the plugin `{name}` is not built: {source}/{name}.wasm is not there"),
-            remedy: format!("build it: pelton plugin build {source}"),
+            found: format!("the plugin `{name}` is not built: {}/{name}.wasm is not there", shown(&source, dir)),
+            remedy: format!("build it: pelton plugin build {}", shell::argument(&source)),
         });
     }
     let looked: Vec<String> = plugin_dirs

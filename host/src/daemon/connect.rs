@@ -69,6 +69,8 @@ pub(super) struct Connected {
 pub(super) enum Purpose {
     /// The pipeline itself.
     Live,
+    /// Dead letters once more: their write times are known, so there is nothing to keep in the journal or to ask it.
+    Redrive,
     /// Reading again what it has read.
     Replay {
         /// The tables that are written, by output.
@@ -81,7 +83,7 @@ pub(super) enum Purpose {
 impl Purpose {
     fn writes(&self, name: &str, output: &Output) -> bool {
         match (self, output) {
-            (Self::Live, _) => true,
+            (Self::Live | Self::Redrive, _) => true,
             (Self::Replay { includes_topics, .. }, Output::Kafka(_)) => *includes_topics,
             (Self::Replay { tables, .. }, _) => tables.contains(name),
         }
@@ -164,10 +166,13 @@ impl Connector<'_> {
             outputs.push(LineOutput { encoder, sink });
         }
         let (dead_letters, journal, errors) = match purpose {
-            Purpose::Live => {
+            Purpose::Live | Purpose::Redrive => {
                 let letters = self.reach(pipeline, dead_letters_place(pipeline), || self.dead_letters(pipeline));
                 let letters = letters.await?;
-                let journal = self.reach(pipeline, "journal.kafka.topic", || self.journal(pipeline)).await?;
+                let journal = match purpose {
+                    Purpose::Live => self.reach(pipeline, "journal.kafka.topic", || self.journal(pipeline)).await?,
+                    _ => None,
+                };
                 (letters, journal, pipeline.errors.clone())
             }
             Purpose::Replay { includes_topics, .. } => {

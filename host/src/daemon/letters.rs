@@ -23,6 +23,7 @@ use crate::pipeline::SourceError;
 use crate::pipeline::compute::Compute;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::redrive::Redriver;
+use crate::shell;
 use crate::telemetry::Telemetry;
 
 /// A pipeline and the place of its letters.
@@ -114,7 +115,8 @@ impl Redrive {
         let prepared = prepared.ok_or_else(|| LettersError::Words(unknown_pipeline(pipeline, &known)))?;
         let place = place(&project.settings, &prepared.pipeline)?;
         let cases = Cases::read(&*place, pipeline, |_| false).await?;
-        let choice = choose(&cases, &request).map_err(LettersError::Words)?;
+        let export = format!("`pelton dlq export{}` prints the ids", shell::project(&project.dir));
+        let choice = choose(&cases, &request).map_err(|why| LettersError::Words(format!("{why}; {export}")))?;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         // What other pipelines need may be away.
         let project = Project { pipelines: vec![prepared.pipeline.clone()], ..project.clone() };
@@ -122,7 +124,7 @@ impl Redrive {
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());
         let connector = Connector { project: &project, clock, telemetry, compute, services, deadline };
-        let line = connector.line(prepared, &Purpose::Live, &mut Vec::new()).await?;
+        let line = connector.line(prepared, &Purpose::Redrive, &mut Vec::new()).await?;
         let (redriver, done) = (Redriver::new(line), AtomicU64::new(0));
         Ok(Self { pipeline: pipeline.to_owned(), place, redriver, request, choice, done })
     }

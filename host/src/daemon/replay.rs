@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
 use super::{Ready, StartError, compute_threads};
+use crate::cassandra::Cassandra;
+use crate::cassandra::creation::creation;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline};
+use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline, Problem};
 use crate::kafka::{KafkaJournal, KafkaRanges};
 use crate::pipeline::SourceError;
 use crate::pipeline::bounds::{self, Bound, BoundsError};
@@ -23,6 +25,7 @@ use crate::pipeline::line::Line;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::ranges::Ranges;
 use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted, plan};
+use crate::sqlite::SqliteReader;
 use crate::startup::{self, PreparedPipeline};
 use crate::telemetry::Telemetry;
 
@@ -93,8 +96,8 @@ impl Replay {
     /// Where it could not run, or would not be exact.
     pub async fn prepare(ready: &Ready, options: &ReplayOptions) -> Result<Self, ReplayRefused> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let prepared = find(ready, &options.pipeline)?;
-        let (prepared, tables) = into(prepared, options)?;
+        let live = &find(ready, &options.pipeline)?.pipeline;
+        let (prepared, tables) = into(find(ready, &options.pipeline)?, options)?;
         let pipeline = &prepared.pipeline;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         let settings = &ready.project.settings;
@@ -135,8 +138,14 @@ impl Replay {
         let topics = pipeline.outputs.iter().filter(is_written).map(|(name, _)| name.clone());
         let written = tables.iter().cloned().chain(topics).collect();
         let purpose = Purpose::Replay { tables, includes_topics: options.include_topics };
-        let line = connector.line(&prepared, &purpose, &mut Vec::new()).await;
-        let line = line.map_err(|error| hint(error, ready, options))?;
+        let line = match connector.line(&prepared, &purpose, &mut Vec::new()).await {
+            Ok(line) => line,
+            Err(StartError::Refused(ConfigErrors(mut problems))) => {
+                tell_how_to_make(&mut problems, live, pipeline, &connector).await;
+                return Err(StartError::Refused(ConfigErrors(problems)).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let wanted =
             Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: options.with_current };
         let (mut parts, mut refusals) = (Vec::new(), Vec::new());
@@ -286,23 +295,45 @@ async fn bounds(
     Ok(both)
 }
 
-/// A table to rebuild into has to be there.
-fn hint(error: StartError, ready: &Ready, options: &ReplayOptions) -> ReplayRefused {
-    let StartError::Refused(ConfigErrors(mut problems)) = error else { return error.into() };
-    let live = find(ready, &options.pipeline).ok().and_then(|prepared| {
-        prepared.pipeline.outputs.values().find_map(|output| match output {
-            Output::Cassandra(table) => Some(table.table.clone()),
-            _ => None,
-        })
-    });
-    if let Some(live) = live.filter(|_| !options.into.is_empty()) {
-        for problem in problems.iter_mut().filter(|problem| problem.key.contains("cassandra")) {
-            problem.remedy = format!(
-                "make the table that --into names with the columns and the key of {live}: `cqlsh -e 'DESCRIBE TABLE \
-                 {live}'` prints its CREATE TABLE; {}",
-                problem.remedy
-            );
+/// A table to rebuild into has to be there: where it is not, says how to make one like the pipeline's own.
+async fn tell_how_to_make(problems: &mut [Problem], live: &Pipeline, copy: &Pipeline, connector: &Connector<'_>) {
+    for (name, output) in &copy.outputs {
+        let own = live.outputs.get(name).and_then(table_of);
+        let Some(own) = own.filter(|own| Some(*own) != table_of(output)) else { continue };
+        let (key, remedy) = match output {
+            Output::Cassandra(table) => {
+                let session = connector.services.cassandra.as_deref();
+                (format!("outputs.{name}.cassandra.table"), Some(how_to_make(own, &table.table, session).await))
+            }
+            Output::Sqlite(_) => (format!("outputs.{name}.sqlite.table"), how_to_create(own, connector)),
+            Output::Kafka(_) | Output::Discard => continue,
+        };
+        for problem in problems.iter_mut().filter(|problem| problem.key == key) {
+            problem.remedy = remedy.clone().unwrap_or_default();
         }
     }
-    StartError::Refused(ConfigErrors(problems)).into()
+}
+
+/// The statement that makes a table like the pipeline's own.
+async fn how_to_make(own: &str, table: &str, session: Option<&Cassandra>) -> String {
+    let statement = match session {
+        Some(session) => creation(session, own, table).await.ok().flatten(),
+        None => None,
+    };
+    match statement {
+        Some(statement) => format!("make it with the columns, the key and the options of {own}:\n{statement}"),
+        None => format!(
+            "make the table that --into names with the columns and the key of {own}: `cqlsh -e 'DESCRIBE TABLE {own}'` \
+             prints its CREATE TABLE"
+        ),
+    }
+}
+
+/// The same of an embedded table, which Pelton makes itself where it is told its columns.
+fn how_to_create(own: &str, connector: &Connector<'_>) -> Option<String> {
+    let file = connector.project.settings.sqlite.as_ref()?;
+    let made = SqliteReader::open(file).ok()?.made_as(own).ok()??;
+    let columns: Vec<_> = made.columns.iter().map(|(column, kind)| format!("{column}: {kind}")).collect();
+    let (columns, key) = (columns.join(", "), made.key.join(", "));
+    Some(format!("it is made like {own} where the output says `create: {{ columns: {{ {columns} }}, key: [{key}] }}`"))
 }

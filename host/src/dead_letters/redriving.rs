@@ -120,7 +120,7 @@ impl Request {
 pub fn choose(cases: &Cases, request: &Request) -> Result<Choice, String> {
     let named = |id: &String| cases.cases.values().any(|case| case.is_named(id));
     if let Some(unknown) = request.filter.ids.iter().find(|id| !named(id)) {
-        return Err(format!("there is no dead letter {unknown}: `pelton dlq export` prints the ids"));
+        return Err(format!("there is no dead letter {unknown}"));
     }
     if let Some(line) = request.edited.iter().find(|line| !cases.cases.keys().any(|key| line.is_of(key))) {
         return Err(format!("line {}: there is no dead letter {} with that write time", line.number, line.id));

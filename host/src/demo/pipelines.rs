@@ -95,6 +95,16 @@ impl Pipelines {
         self.slowest().map_or(0, |(_, handled)| handled).min(produced)
     }
 
+    /// How far the pipeline that is furthest behind has come, by partition: everything below is durable or decided.
+    pub(super) fn positions(&self) -> BTreeMap<i32, i64> {
+        let slowest = self.slowest().map(|(name, _)| name);
+        let status = self.board.read();
+        let pipeline = status.pipelines.iter().find(|pipeline| Some(&pipeline.name) == slowest.as_ref());
+        let partitions = pipeline.into_iter().flat_map(|pipeline| &pipeline.partitions);
+        let partitions = partitions.filter(|partition| partition.topic == self.topic);
+        partitions.map(|partition| (partition.partition, partition.committed.unwrap_or(0))).collect()
+    }
+
     /// Events that the demo's own pipeline has handled.
     pub(super) fn own_handled(&self) -> u64 {
         let status = self.board.read();
@@ -259,6 +269,7 @@ mod tests {
         pipelines.board.publish(Phase::Running, vec![slow.clone(), own.clone()]);
         assert_eq!((pipelines.partitions(), pipelines.handled(100)), (Some(("copy".to_owned(), 2)), 12));
         assert_eq!((pipelines.own_handled(), pipelines.waiting_for().as_str()), (100, "pipeline copy"));
+        assert_eq!(pipelines.positions(), [(0, 10), (1, 2)].into());
         slow.partitions[1].held = Some(HeldRecord { offset: 2, again_in_ms: 40, cause: "not now".to_owned() });
         pipelines.board.publish(Phase::Running, vec![slow, own]);
         assert_eq!(pipelines.waiting_for(), "pipeline copy: record shop.orders/1/2 is tried again: not now");

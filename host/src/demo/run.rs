@@ -66,9 +66,9 @@ pub struct Progress {
     pub per_second: f64,
     /// From a record's birth until it was read back from a topic, milliseconds: the middle and the 99th of a hundred.
     pub latency_ms: Option<(i64, i64)>,
-    /// Alerts read back.
+    /// Alerts of those events, read back.
     pub alerts: u64,
-    /// Dead letters read back.
+    /// Dead letters of those events, read back.
     pub dead_letters: u64,
     /// Events under way.
     pub lag: u64,
@@ -139,8 +139,9 @@ pub async fn run(
     if !matches!(options.directory, Directory::Existing(_)) {
         project::write(&dir)?;
     }
-    tell(&Progress { note: Some("the plugins are compiled".into()), ..Progress::default() });
+    tell(&Progress { note: Some("compiling the plugins".into()), ..Progress::default() });
     let mut ready = project::read(&dir).await?;
+    tell(&Progress { note: Some("the plugins are compiled; starting the broker".into()), ..Progress::default() });
     let Some(known) = project::known(&ready.project) else {
         return Err(project::unusable(&dir, "it has no pipeline"));
     };
@@ -407,6 +408,8 @@ impl Shop {
     }
 
     fn progress(&mut self, elapsed: Duration, note: Option<String>) -> Progress {
+        // In this order: what is handled grows, and what is counted is never more than the events that are told.
+        let positions = self.pipelines.positions();
         let handled = self.pipelines.handled(self.produced);
         self.history.push_back((Instant::now(), handled));
         while self.history.len() > 20 {
@@ -416,14 +419,15 @@ impl Shop {
             (handled.saturating_sub(*then)) as f64 / at.elapsed().as_secs_f64().max(f64::EPSILON)
         });
         let blocked = self.pipelines.blocked();
-        let seen = lock(&self.seen);
+        let mut seen = lock(&self.seen);
+        let (alerts, dead_letters) = (seen.alerts.below(&positions), seen.dead_letters.below(&positions));
         Progress {
             elapsed,
             events: handled,
             per_second: if self.history.len() > 1 { per_second } else { 0.0 },
             latency_ms: stores::percentiles(newest(&seen.latencies_ms)),
-            alerts: seen.found.alerts.len() as u64,
-            dead_letters: seen.found.dead_letters.len() as u64,
+            alerts,
+            dead_letters,
             lag: self.produced - handled,
             note: blocked.or(note),
         }

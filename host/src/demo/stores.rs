@@ -21,6 +21,8 @@ use crate::pipeline::{BatchLimits, Reader, Source, SourceEvent};
 use crate::record::Batch;
 use crate::sqlite::SqliteReader;
 
+/// The header that names the record from which another came: `topic/partition/offset/…`.
+const ORIGIN_HEADER: &str = "pelton-id";
 /// The header of a dead letter that holds its code.
 const CODE_HEADER: &str = "pelton.code";
 /// Latencies that are remembered.
@@ -32,12 +34,46 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) found: Found,
+    /// Alerts, and events whose alerts they are.
+    pub(super) alerts: Counted,
+    /// Dead letters, the same.
+    pub(super) dead_letters: Counted,
     /// Milliseconds from a record's birth until it was read back, newest last.
     pub(super) latencies_ms: Vec<i64>,
     /// Records read back, by topic.
     pub(super) topics: BTreeMap<String, u64>,
     /// Why reading back has stopped, if it has.
     pub(super) failed: Option<String>,
+}
+
+/// What was read back of events, counted when they are known to be handled: what an event leaves can be read before the
+/// event is committed, and somebody who watches would see more alerts than events.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// By partition of the events: offsets of which nobody knows yet that they are handled.
+    waiting: BTreeMap<i32, BTreeSet<i64>>,
+    counted: u64,
+}
+
+impl Counted {
+    /// Takes the origin of what was read back.
+    fn take(&mut self, origin: &str) {
+        let mut parts = origin.rsplit('/').skip(1);
+        let offset = parts.next().and_then(|offset| offset.parse::<i64>().ok());
+        let partition = parts.next().and_then(|partition| partition.parse::<i32>().ok());
+        if let (Some(partition), Some(offset)) = (partition, offset) {
+            self.waiting.entry(partition).or_default().insert(offset);
+        }
+    }
+
+    /// How many there are of the events below these offsets, by partition.
+    pub(super) fn below(&mut self, handled: &BTreeMap<i32, i64>) -> u64 {
+        for (partition, waiting) in &mut self.waiting {
+            let above = waiting.split_off(handled.get(partition).unwrap_or(&0));
+            self.counted += std::mem::replace(waiting, above).len() as u64;
+        }
+        self.counted
+    }
 }
 
 impl Seen {
@@ -59,12 +95,20 @@ impl Seen {
                 Role::Events | Role::Other => {}
                 Role::DeadLetters => {
                     let code = header(CODE_HEADER).unwrap_or_else(|| "no code".into());
-                    self.found.dead_letters.entry(id).or_default().push(code);
+                    let copies = self.found.dead_letters.entry(id).or_default();
+                    if let (true, Some(origin)) = (copies.is_empty(), header(ORIGIN_HEADER)) {
+                        self.dead_letters.take(&origin);
+                    }
+                    copies.push(code);
                 }
                 Role::Alerts => {
                     let value = serde_json::from_slice::<Value>(batch.values.get(row).unwrap_or_default());
                     let order = value.ok().and_then(|value| Some(value.get("order_id")?.as_str()?.to_owned()));
-                    self.found.alerts.entry(id).or_default().push(order.unwrap_or_else(|| "no order".into()));
+                    let copies = self.found.alerts.entry(id).or_default();
+                    if let (true, Some(origin)) = (copies.is_empty(), header(ORIGIN_HEADER)) {
+                        self.alerts.take(&origin);
+                    }
+                    copies.push(order.unwrap_or_else(|| "no order".into()));
                 }
             }
             if let Some(born) = batch.timestamp_ms(row) {
@@ -203,6 +247,26 @@ mod tests {
         assert_eq!(seen.found.dead_letters[&9], ["bad_items"]);
         assert_eq!((seen.found.strange.len(), seen.latencies_ms), (1, vec![60, 50, 10]));
         assert_eq!(seen.topics, [("alerts".to_owned(), 3), ("dlq".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn what_was_read_back_counts_when_its_event_is_handled_and_once() {
+        let mut seen = Seen::default();
+        let mut letters = Batch::new(TopicPartition::new("dlq", 0));
+        for (event, origin) in
+            [("7", "a/b/1/40/dead-letter"), ("9", "a/b/0/3/dead-letter"), ("7", "a/b/1/40/dead-letter")]
+        {
+            let headers = [(ID_HEADER, Some(event.as_bytes())), (ORIGIN_HEADER, Some(origin.as_bytes()))];
+            letters.push(Offset(0), None, None, None, headers);
+        }
+        seen.take(Role::DeadLetters, &letters, 100);
+        assert_eq!(seen.dead_letters.below(&BTreeMap::new()), 0);
+        assert_eq!(seen.dead_letters.below(&[(1, 40), (0, 3)].into()), 0, "the offsets are those of the next events");
+        assert_eq!(seen.dead_letters.below(&[(1, 41), (0, 3)].into()), 1);
+        // The third copy is no event of its own.
+        seen.take(Role::DeadLetters, &letters, 100);
+        assert_eq!(seen.dead_letters.below(&[(1, 41), (0, 4)].into()), 2);
+        assert_eq!(seen.alerts.below(&[(1, 41)].into()), 0);
     }
 
     #[test]

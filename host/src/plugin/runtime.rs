@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -106,8 +107,14 @@ impl Runtime {
         Ok(self.trusted.get_or_init(|| made))
     }
 
-    /// A component, from the cache where it is there.
-    pub(super) fn component(&self, bytes: &[u8], digest: Digest, trusted: bool) -> Result<Component, LoadError> {
+    /// A component, from the cache where it is there; else it is compiled, and the log says so before and after.
+    pub(super) fn component(
+        &self,
+        plugin: &str,
+        bytes: &[u8],
+        digest: Digest,
+        trusted: bool,
+    ) -> Result<Component, LoadError> {
         let engine = self.engine(trusted)?;
         if let Some(component) = self.cached(engine, digest) {
             return Ok(component);
@@ -116,12 +123,15 @@ impl Runtime {
         if let Some(component) = self.cached(engine, digest) {
             return Ok(component);
         }
+        let began = Instant::now();
+        tracing::info!(plugin, "compiling, which later starts need not");
         let image = match &self.compiler {
             Compiler::Here => engine
                 .precompile_component(bytes)
                 .map_err(|error| LoadError::Compile { message: cut(format!("{error:#}")) })?,
             Compiler::Child(program) => compile::in_child(program, bytes, trusted)?,
         };
+        tracing::info!(plugin, seconds = began.elapsed().as_secs_f64(), "compiled");
         if let Some(cache) = &self.cache {
             cache.put(digest, engine, &image);
         }

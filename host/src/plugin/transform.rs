@@ -72,7 +72,7 @@ impl WasmTransform {
             return Err(LoadError::WrongWorld { exports: description.exports });
         }
         check_imports(&description, grants).map_err(LoadError::Refused)?;
-        let plan = plan(runtime, bytes, &description, config, grants, limits)?;
+        let plan = plan(runtime, name, bytes, &description, config, grants, limits)?;
         let (instance, given, logs) = Instance::start(&plan)?;
         let subscription = subscription::check(given).map_err(|problems| LoadError::Subscription { problems })?;
         Ok(Self {
@@ -98,7 +98,8 @@ impl WasmTransform {
     ) -> Option<String> {
         let bytes = read(path).ok()?;
         let description = describe(&bytes).ok().filter(|description| description.world == "transform")?;
-        let plan = plan(runtime, &bytes, &description, config, grants, limits).ok()?;
+        let name = path.display().to_string();
+        let plan = plan(runtime, &name, &bytes, &description, config, grants, limits).ok()?;
         match Instance::start(&plan) {
             Err(LoadError::Config { message }) => Some(message),
             _ => None,
@@ -208,13 +209,14 @@ impl std::fmt::Debug for WasmTransform {
 /// Compiles a component and links what it is granted; what else it asks for is a trap.
 fn plan(
     runtime: &Arc<Runtime>,
+    name: &str,
     bytes: &[u8],
     description: &Description,
     config: &serde_json::Value,
     grants: &BTreeSet<Capability>,
     limits: Limits,
 ) -> Result<Plan, LoadError> {
-    let component = runtime.component(bytes, description.digest, limits.trusted)?;
+    let component = runtime.component(name, bytes, description.digest, limits.trusted)?;
     let interface = |error: wasmtime::Error| LoadError::Interface { message: cut(format!("{error:#}")) };
     let mut linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
     if description.capabilities.iter().any(|capability| !grants.contains(capability)) {

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::SqliteError;
 use super::columns::Stored;
 use super::table::Table;
+use crate::config::CreateTable;
 
 /// A visible row.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +64,21 @@ impl SqliteReader {
             found.push(read);
         }
         Ok(found)
+    }
+
+    /// How a table was made, as `create:` says it; none where it is not there.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn made_as(&self, table: &str) -> Result<Option<CreateTable>, SqliteError> {
+        let table = Table::find(&self.connection, table)?;
+        Ok(table.map(|table| {
+            let columns = table.key.iter().chain(&table.columns);
+            CreateTable {
+                columns: columns.map(|column| (column.name.clone(), column.column_type.name().to_owned())).collect(),
+                key: table.key.iter().map(|column| column.name.clone()).collect(),
+            }
+        }))
     }
 
     /// The first column of every row that a statement gives, as text: for a look at the views.

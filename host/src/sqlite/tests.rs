@@ -44,6 +44,20 @@ fn open(path: &Path, output: &TableOutput) -> SqliteSink {
     SqliteSink::open(path, output, Arc::new(ManualClock::at(0))).expect("the table opens")
 }
 
+#[tokio::test]
+async fn a_table_tells_how_it_was_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("tables.db");
+    let output = output("orders", None, &[("a", "timestamp"), ("id", "integer"), ("b", "text")]);
+    drop(open(&path, &output));
+    let reader = SqliteReader::open(&path).expect("the file is there");
+    let columns = [("id", "integer"), ("a", "timestamp"), ("b", "text")];
+    let columns = columns.map(|(name, kind)| (name.to_owned(), kind.to_owned())).to_vec();
+    let made = reader.made_as("orders").expect("it can be read");
+    assert_eq!(made, Some(CreateTable { columns, key: vec!["id".into()] }), "the key comes first");
+    assert_eq!(reader.made_as("others").expect("it can be read"), None);
+}
+
 /// A batch; each write is a record of its own, or of the record before where the offsets are equal.
 fn batch(writes: &[(i64, TableWrite, i64)]) -> SinkBatch {
     let mut cells = vec![CellColumn::default(); 3];

@@ -21,6 +21,7 @@ use crate::config::{
 };
 use crate::pipeline::{CellSpec, Transform as _};
 use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
+use crate::shell;
 use fit::{Fit, feeders, subscriptions};
 pub use online::{Asked, ask, look};
 pub use services::{Absent, Services, reach};
@@ -234,7 +235,7 @@ fn load_problems(pipeline: &str, index: usize, step: &Step, error: &LoadError, m
         _ => vec![problem(
             "plugin",
             format!("the plugin `{name}` cannot be loaded: {error}"),
-            &format!("see what it is with: pelton plugin inspect {}", step.artifact.display()),
+            &format!("see what it is with: pelton plugin inspect {}", shell::argument(&step.artifact)),
         )],
     }
 }

@@ -60,7 +60,8 @@ impl Feeding<'_> {
                 Some(fields.iter().filter(|path| !is_key(path)).map(|path| path.join(".")).collect())
             }
             (_, Tombstones::Delete { key: given }) => {
-                Some(given.iter().filter(|column| !key.contains(column)).cloned().collect())
+                // A column that is not there is a mistake of its own.
+                Some(given.iter().filter(|column| !key.contains(column) && table.has(column)).cloned().collect())
             }
             _ => None,
         }
@@ -152,6 +153,7 @@ mod tests {
         assert!(warned(ONE, &["a", "b"], Some(&["a", "b"]), Some(9)).is_none());
         assert!(warned(ONE, &["a", "b"], Some(&["a"]), Some(9)).is_none(), "all rows of one a stand in its partition");
         assert!(warned(TWO, &["a"], Some(&["a"]), None).is_some());
+        assert!(warned(ONE, &["a"], Some(&["a", "c"]), Some(2)).is_none(), "there is no c, and that is told elsewhere");
     }
 
     #[test]

@@ -148,19 +148,30 @@ impl<'t> TableFacts<'t> {
         vec![self.problem("table", found, "use a plugin that sets it, or map it to a field that the plugin sets")]
     }
 
-    /// `tombstones: delete` has to give every column of the key.
+    /// Whether there is such a column, as far as all of them are known.
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|spec| spec.column == column)
+    }
+
+    /// `tombstones: delete` has to give every column of the key, and none that is not there.
     fn deletions_that_name_no_row(&self) -> Option<Problem> {
         let (Tombstones::Delete { key: given }, Some(key)) = (&self.settings.tombstones, &self.key) else {
             return None;
         };
+        let table = &self.settings.table;
+        let unknown: Vec<&str> = given.iter().map(String::as_str).filter(|column| !self.has(column)).collect();
         let missing: Vec<&str> = key.iter().filter(|column| !given.contains(column)).map(String::as_str).collect();
-        (!missing.is_empty()).then(|| {
-            self.problem(
-                "tombstones.delete",
-                format!("the key of {} has {} too: no row could be deleted", self.settings.table, missing.join(", ")),
-                format!("write `delete: [{}]`; the record's key is then a JSON object with these", key.join(", ")),
-            )
-        })
+        let found = match (unknown.is_empty(), missing.is_empty()) {
+            (false, _) => format!("{table} has no column {}", unknown.join(", ")),
+            (true, false) => format!("the key of {table} has {} too: no row could be deleted", missing.join(", ")),
+            (true, true) => return None,
+        };
+        let gives = match key.as_slice() {
+            [_] => "the record's key is then its text, or a JSON object with it",
+            _ => "the record's key is then a JSON object with these",
+        };
+        let remedy = format!("write `delete: [{}]`, the key of {table}; {gives}", key.join(", "));
+        Some(self.problem("tombstones.delete", found, remedy))
     }
 }
 
@@ -229,6 +240,25 @@ mod tests {
         let set = sets(&[("n", FieldType::S64)]);
         assert_eq!(told(&output, &set, Format::Bytes)[0].0, "outputs.default.sqlite.table");
         assert!(told(&output, &set, Format::Json).is_empty(), "the value may have it");
+    }
+
+    #[test]
+    fn a_deletion_by_a_column_that_is_not_there_is_told_as_that() {
+        let told = |given: &[&str]| {
+            let key = given.iter().map(|column| (*column).to_owned()).collect();
+            let columns = [("order_id", "text"), ("n", "integer")];
+            let output = Output::Sqlite(table(&columns, &["order_id"], Tombstones::Delete { key }));
+            let facts = TableFacts::of_files("p", "default", &output).expect("a table");
+            facts.fit(&[], Some(Format::Json)).pop().map(|problem| (problem.key, problem.found, problem.remedy))
+        };
+        let (key, found, remedy) = told(&["orderid"]).expect("there is no such column");
+        assert_eq!(key, "outputs.default.sqlite.tombstones.delete");
+        assert_eq!(found, "t has no column orderid");
+        assert!(remedy.starts_with("write `delete: [order_id]`, the key of t; "), "{remedy}");
+        let (_, found, _) = told(&["order_id", "shop"]).expect("there is no such column beside the key either");
+        assert_eq!(found, "t has no column shop");
+        assert_eq!(told(&["order_id"]), None);
+        assert_eq!(told(&["order_id", "n"]), None, "a column beside the key says what a record's key has");
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Supervisor {
         match &pipeline.state {
             State::Running if pipeline.line.gate.paused().is_some() => {}
             State::Running => {
-                let message = format!("`pelton pause {name}` first, and `pelton resume {name}` after");
+                let (pause, resume) = (self.board.command("pause", &name), self.board.command("resume", &name));
+                let message = format!("`{pause}` first, and `{resume}` after");
                 return drop(reply.send(Err(refused(PipelineState::Running, message))));
             }
             State::Starting | State::Joining => {

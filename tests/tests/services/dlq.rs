@@ -1,17 +1,24 @@
 //! The dead letters of a daemon as it ships, against real services: a poison record, a newer update of its row, a repair.
 //! The newer cells must stay, and the missing ones appear.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use pelton_tests::process::{Process, program, repository, until};
+use pelton::kafka::{delete_topics, topic_settings};
+use pelton_tests::process::{LIMIT, Process, program, repository, until};
+use pelton_tests::proxy::Proxy;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::message::Headers as _;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::cassandra_support::{Keyspace, address, with_keyspace};
-use crate::kafka_support::{Topic, brokers};
-use crate::line_support::{COLUMNS, Producing, Wiring, order, positions, project};
+use crate::kafka_support::{Topic, brokers, connection};
+use crate::line_support::{COLUMNS, Producing, Wiring, looking, order, positions, project};
 
 /// An hour ago: the tables' time to live has not passed.
 fn base_ms() -> i64 {
@@ -158,8 +165,143 @@ async fn a_repaired_record_is_redriven_below_what_came_later() {
     .await;
 }
 
+/// Orders that their plugin rejects, each with a later update that is good, and other good ones beside them, so that the
+/// breaker has nothing to say. Timestamps rise by milliseconds, so they are the write times.
+fn produce_many(topic: &str, base_ms: i64, count: i64) {
+    let producing = Producing::to(topic);
+    for number in 0..count {
+        let (at, poison, good) = (base_ms + number * 10, format!("p{number}"), format!("g{number}"));
+        let rejected = order(&poison, 500, at).replace("\"amount_cents\":500", "\"amount_cents\":-500");
+        producing.send(0, &poison, &rejected, at);
+        let paid = format!(r#"{{"order_id":"{poison}","kind":"paid","ts":{}}}"#, at + 1);
+        producing.send(0, &poison, &paid, at + 1);
+        producing.send(0, &good, &order(&good, 700, at + 2), at + 2);
+    }
+    producing.finish();
+}
+
+/// By order: the `pelton-id` of every record of a topic's only partition.
+fn ids_by_order(topic: &str) -> BTreeMap<String, Vec<String>> {
+    let consumer = looking("none");
+    let (begin, end) = consumer.fetch_watermarks(topic, 0, LIMIT).expect("watermarks");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(begin)).expect("a place");
+    consumer.assign(&list).expect("assigned");
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for _ in begin..end {
+        let message = consumer.poll(LIMIT).expect("a record in time").expect("a record");
+        let value: Value = serde_json::from_slice(message.payload().expect("a value")).expect("JSON");
+        let headers = message.headers().expect("headers");
+        let id = headers.iter().find(|header| header.key == "pelton-id").and_then(|header| header.value);
+        let id = String::from_utf8(id.expect("an id").to_vec()).expect("text");
+        found.entry(value["order_id"].as_str().expect("an order").to_owned()).or_default().push(id);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_is_killed_and_run_again_loses_nothing_and_writes_the_same_cells() {
+    const COUNT: i64 = 600;
+    with_keyspace(|keyspace| async move {
+        let (topic, letters) = tokio::join!(Topic::new("killed-redrive", 1), Topic::new("killed-redrive-dlq", 2));
+        let alerts = Topic::new("killed-redrive-alerts", 1).await;
+        keyspace.cql(&format!("CREATE TABLE KS.orders ({COLUMNS})")).await;
+        let proxy = Proxy::start(&address()).await;
+        let dir = project(&Wiring {
+            topic: &topic.name,
+            group: &topic.name,
+            table: &format!("{}.orders", keyspace.name),
+            dead_letters: &letters.name,
+            cassandra: &proxy.address,
+            drain: "10 s",
+        });
+        let dir = dir.path();
+        // Each order of a euro and more is an alert too.
+        let file = dir.join("pipelines/orders.yaml");
+        let pipeline = std::fs::read_to_string(&file).expect("the pipeline");
+        let alerting = pipeline
+            .replace("alert_above_eur: 1000000000", "alert_above_eur: 1")
+            .replace("discard: true", &format!("kafka: {{ topic: {} }}", alerts.name));
+        std::fs::write(&file, alerting).expect("a file");
+        let base_ms = base_ms();
+        let sending = topic.name.clone();
+        tokio::task::spawn_blocking(move || produce_many(&sending, base_ms, COUNT)).await.expect("the producer");
+        let mut daemon = Process::daemon(dir, "daemon");
+        until_read(&mut daemon, &topic.name).await;
+        assert!(daemon.terminate().await.success(), "{}", daemon.output());
+        assert_eq!(counts(dir), (COUNT, 0, 0));
+        // A redrive has nothing to keep in a journal, and makes none.
+        let journal = format!("{}.pelton-journal", topic.name);
+        delete_topics(&connection(), &[&journal]).await.expect("the daemon made one");
+
+        let redrive =
+            ["redrive", "orders", "--code", "negative_amount", "--set", "amount_cents=500", "--yes", "--json"];
+        let written = || async {
+            let select = "SELECT JSON order_id FROM KS.orders WHERE amount_cents = 500 ALLOW FILTERING";
+            keyspace.json(select).await.len() as i64
+        };
+        // Its answers are held back, so that there is time to see it at work.
+        proxy.set_delay(Duration::from_millis(400));
+        let mut command = Command::new(program("pelton"));
+        command.args(["dlq", "redrive", "orders"]).arg(dir).args(&redrive[2..]);
+        let mut killed = Process::start(&mut command, &dir.join("killed.log"));
+        let limit = Instant::now() + LIMIT;
+        while written().await == 0 {
+            assert!(killed.ended().is_none(), "it ended before a row was seen: {}", killed.output());
+            assert!(Instant::now() < limit, "no row was seen: {}", killed.output());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        killed.kill();
+        proxy.set_delay(Duration::ZERO);
+        let in_between = written().await;
+        assert!((1..COUNT).contains(&in_between), "it was killed in the middle: {in_between} of {COUNT} rows");
+        let (open, failed_again, redriven) = counts(dir);
+        assert!(open > 0 && failed_again == 0 && open + redriven == COUNT, "{open} open, {redriven} redriven");
+
+        // The proxy must go on meanwhile.
+        let summary = tokio::task::block_in_place(|| json(&redrive, dir));
+        assert_eq!(summary["redriven"].as_i64(), Some(open), "{summary}");
+        assert_eq!(counts(dir), (0, 0, COUNT));
+
+        // Below what came later, at their own write times, whichever of the two wrote them.
+        let select = "SELECT JSON order_id, status, amount_cents, country, writetime(status) AS status_at, \
+                      writetime(amount_cents) AS amount_at, writetime(country) AS country_at FROM KS.orders";
+        let row = |row: &String| {
+            let row: Value = serde_json::from_str(row).expect("JSON");
+            (row["order_id"].as_str().expect("an order").to_owned(), row)
+        };
+        let rows: BTreeMap<String, Value> = keyspace.json(select).await.iter().map(row).collect();
+        assert_eq!(rows.len() as i64, 2 * COUNT);
+        for number in 0..COUNT {
+            let h = (base_ms + number * 10) * 1_000;
+            let wanted = |order: &str, status, amount, status_at: i64, at: i64| {
+                serde_json::json!({
+                    "order_id": order, "status": status, "amount_cents": amount, "country": "DE",
+                    "status_at": status_at, "amount_at": at, "country_at": at,
+                })
+            };
+            let (poison, good) = (format!("p{number}"), format!("g{number}"));
+            assert_eq!(rows[&poison], wanted(&poison, "paid", 500, h + 1_000, h));
+            assert_eq!(rows[&good], wanted(&good, "created", 700, h + 2_000, h + 2_000));
+        }
+
+        // At least once in the topic, and each repeat with the same id.
+        let topic_of_alerts = alerts.name.clone();
+        let ids = tokio::task::spawn_blocking(move || ids_by_order(&topic_of_alerts)).await.expect("a look");
+        for number in 0..COUNT {
+            let of_order = ids.get(&format!("p{number}")).map(Vec::as_slice).unwrap_or_default();
+            let distinct: BTreeSet<&String> = of_order.iter().collect();
+            assert_eq!(distinct.len(), 1, "p{number}: {of_order:?}");
+            assert_eq!(ids.get(&format!("g{number}")).map(Vec::len), Some(1), "nobody redrove g{number}");
+        }
+        let journal = topic_settings(&connection(), &journal).await.expect("the brokers answer");
+        assert!(journal.is_none(), "a redrive made a journal: {journal:?}");
+    })
+    .await;
+}
+
 /// The same with the embedded tables, and letters in a file.
-fn embedded(topic: &str) -> TempDir {
+pub(crate) fn embedded(topic: &str) -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(dir.path().join("pipelines")).expect("a fresh directory");
     let settings = format!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use pelton::clock::{Clock as _, SystemClock};
 use rdkafka::ClientConfig;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -108,6 +109,13 @@ impl Daemon {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill").success());
+    }
+
+    /// Where its admin server listens, once its log tells.
+    pub(crate) fn admin(&self) -> Option<std::net::SocketAddr> {
+        let log = self.log();
+        let (_, address) = log.split_once("running admin=")?;
+        address.split_whitespace().next()?.parse().ok()
     }
 
     /// Its memory, bytes: what it uses now, and the most that it ever used.
@@ -256,6 +264,36 @@ pub(crate) fn assert_same(found: &BTreeMap<String, (i64, i64)>, wanted: &BTreeMa
         wanted.len(),
         &wrong[..wrong.len().min(8)]
     );
+}
+
+/// By key: when its amount expires, seconds since 1970.
+pub(crate) async fn expiries(keyspace: &Keyspace, table: &str) -> BTreeMap<String, i64> {
+    use futures::TryStreamExt as _;
+    let select = format!("SELECT order_id, ttl(amount_cents) FROM {table}");
+    let pages = keyspace.session.query_iter(select, ()).await.expect("a scan");
+    let mut rows = pages.rows_stream::<(String, Option<i32>)>().expect("rows");
+    let mut expiries = BTreeMap::new();
+    while let Some((key, ttl)) = rows.try_next().await.expect("a row") {
+        let ttl = ttl.unwrap_or_else(|| panic!("{key} of {table} has no time to live"));
+        expiries.insert(key, SystemClock.now_ms() / 1_000 + i64::from(ttl));
+    }
+    expiries
+}
+
+/// Fails where a row expires at another time than its twin. Cassandra is told for how many seconds a row lives, not until
+/// when, so a row lives longer by what lies between the reckoning and the write: that is reckoned anew for each request,
+/// which may take ten seconds, and whole seconds are counted on both sides.
+pub(crate) fn assert_same_expiry(one: &BTreeMap<String, i64>, other: &BTreeMap<String, i64>, rows: usize) {
+    const APART_S_MAX: i64 = 12;
+    assert_eq!((one.len(), other.len()), (rows, rows), "every row has a time to live");
+    let apart = |key: &String| other.get(key).map_or(i64::MAX, |expiry| (one[key] - expiry).abs());
+    let mut apart: Vec<(i64, &String)> = one.keys().map(|key| (apart(key), key)).collect();
+    apart.sort_unstable();
+    let (worst, key) = *apart.last().expect("there are rows");
+    assert!(worst <= APART_S_MAX, "{key} expires at {} and at {:?}", one[key], other.get(key));
+    // Nearly all are written as soon as they are reckoned.
+    let (usual, key) = apart[apart.len() * 95 / 100];
+    assert!(usual <= 2, "one row of twenty is off by {usual} s, like {key}");
 }
 
 /// Waits until a group has committed the end of every partition.

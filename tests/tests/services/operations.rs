@@ -1,11 +1,11 @@
-//! What an operator sees and does with a real daemon on real services: pause and resume, starts after a sudden end, and
-//! signals.
+//! What an operator sees and does with a real daemon on real services: pause and resume, live records, starts after a
+//! sudden end, and signals.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use pelton::clock::{Clock as _, SystemClock};
-use pelton_tests::process::{Process, get, program, until};
+use pelton_tests::process::{LIMIT, Process, get, program, until};
 use pelton_tests::proxy::Proxy;
 use serde_json::Value;
 
@@ -154,6 +154,75 @@ async fn a_start_after_a_sudden_end_waits_for_its_group_and_says_so_and_a_spare_
         until("the third is ready", || get(spare, "/readyz").filter(|(code, _)| *code == 200)).await;
         assert!(third.output().contains("others read all partitions"), "{}", third.output());
         assert!(third.terminate().await.success() && second.terminate().await.success());
+        topic.delete().await;
+        letters.delete().await;
+    })
+    .await;
+}
+
+/// `pelton tap`, to its end, while records flow.
+async fn tapped(topic: &Topic, arguments: &[&str]) -> Output {
+    let all: Vec<String> = ["tap"].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+    let tap = tokio::spawn(async move { pelton(&all.iter().map(String::as_str).collect::<Vec<_>>()).await });
+    let flowing = async {
+        while !tap.is_finished() {
+            produce(topic, 100).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, flowing).await.expect("it has seen enough in time");
+    tap.await.expect("it ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_shows_live_records_of_a_running_daemon_and_what_stands_in_them_only_where_asked() {
+    with_keyspace(|keyspace: Arc<Keyspace>| async move {
+        let (topic, letters) = (Topic::new("tapped", 1).await, Topic::new("tapped-dlq", 1).await);
+        keyspace.cql(&format!("CREATE TABLE KS.live ({COLUMNS})")).await;
+        let (table, cassandra) = (format!("{}.live", keyspace.name), address());
+        let dir = project(&wiring(&topic, &letters, &table, &cassandra));
+        let mut daemon = Process::daemon(dir.path(), "daemon");
+        let admin = daemon.admin().await.to_string();
+        daemon.until_it_says("joined its group").await;
+
+        let nobody = pelton(&["tap", "clicks", "--admin", &admin]).await;
+        assert_eq!(nobody.status.code(), Some(2), "there is no such pipeline: {nobody:?}");
+
+        let told = tapped(&topic, &["orders", "--admin", &admin, "--count", "5", "--json"]).await;
+        assert!(told.status.success(), "{told:?}");
+        let text = String::from_utf8(told.stdout).expect("text");
+        let sights: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        assert_eq!(sights.len(), 5, "{text}");
+        let mut before = -1;
+        for sight in &sights {
+            assert_eq!((&sight["step"], &sight["plugin"]), (&1.into(), &"shop-orders".into()), "{sight}");
+            assert_eq!((&sight["topic"], &sight["partition"]), (&topic.name.as_str().into(), &0.into()), "{sight}");
+            let offset = sight["offset"].as_i64().expect("an offset");
+            assert!(offset > before, "in the order of the log: {text}");
+            before = offset;
+            assert_eq!(sight["before"]["key_bytes"], 1, "{sight}");
+            assert!(sight["before"]["value_bytes"].as_u64() > Some(100), "{sight}");
+            assert_eq!(sight["after"][0]["row"]["output"], "default", "{sight}");
+        }
+        assert!(!text.contains("order_id") && !text.contains("\"key\""), "nobody asked for keys and values: {text}");
+
+        let told = tapped(&topic, &["orders", "--admin", &admin, "--count", "2", "--json", "--payload"]).await;
+        let text = String::from_utf8(told.stdout).expect("text");
+        let sight: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        assert_eq!(sight["before"]["key"], "k", "{sight}");
+        let value = sight["before"]["value"].as_str().expect("the value");
+        assert!(value.starts_with("{\"order_id\":\"k\",\"kind\":\"created\""), "{sight}");
+
+        let page = tapped(&topic, &["orders", "--admin", &admin, "--count", "1"]).await;
+        let page = String::from_utf8(page.stdout).expect("text");
+        assert!(page.contains(" step 1 shop-orders") && page.contains("in   key 1 B value"), "{page}");
+
+        // The line went on meanwhile, and goes on now.
+        until("all is committed", || {
+            let (committed, end) = positions(&topic.name, &topic.name, 1)[0];
+            (end > 0 && committed == end).then_some(())
+        })
+        .await;
+        assert!(daemon.terminate().await.success(), "{}", daemon.output());
         topic.delete().await;
         letters.delete().await;
     })

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use super::inspect::{Inspection, inspect};
+use crate::shell::{argument, shown};
 use cargo::Workspace;
 pub use toolchain::{NoToolchain, Places, Toolchain};
 
@@ -177,7 +178,7 @@ fn build_workspace(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactProblem {
     /// It was never built.
-    #[error("{file} is not there; `pelton plugin build {dir}` makes it")]
+    #[error("{}; `pelton plugin build {}` makes it", self.found(), argument(.dir))]
     Missing {
         /// The artifact.
         file: PathBuf,
@@ -185,7 +186,7 @@ pub enum ArtifactProblem {
         dir: PathBuf,
     },
     /// It was built from other sources.
-    #[error("{file} is older than {source_file}; `pelton plugin build {dir}` makes it anew")]
+    #[error("{}; `pelton plugin build {}` makes it anew", self.found(), argument(.dir))]
     Stale {
         /// The artifact.
         file: PathBuf,
@@ -194,6 +195,19 @@ pub enum ArtifactProblem {
         /// The plugin's directory.
         dir: PathBuf,
     },
+}
+
+impl ArtifactProblem {
+    /// What was found, without what to do about it.
+    #[must_use]
+    pub fn found(&self) -> String {
+        match self {
+            Self::Missing { file, .. } => format!("{} is not there", shown(file).display()),
+            Self::Stale { file, source_file, .. } => {
+                format!("{} is older than {}", shown(file).display(), shown(source_file).display())
+            }
+        }
+    }
 }
 
 /// The artifact of a plugin's directory, `DIR/<directory's name>.wasm`, no older than its sources.
