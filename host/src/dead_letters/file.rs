@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use super::cases::{is_letter, is_mark};
 use super::{Entry, Found, Mark, Place, on_a_thread};
 use crate::pipeline::SourceError;
 use crate::pipeline::dead_letter_file::{DeadLetterLine, LetterFile};
@@ -40,7 +41,8 @@ impl Place for FilePlace {
         let read = move |each: &mut dyn FnMut(Entry)| {
             lines(&letters, |at, line| each(entry(at, line)))?;
             lines(&marks, |at, line| {
-                each(serde_json::from_slice(line).map_or_else(|_| Entry::Foreign(at), |mark| Entry::Marks(vec![mark])));
+                let mark = serde_json::from_slice(line).ok().filter(is_mark);
+                each(mark.map_or(Entry::Foreign(at), |mark| Entry::Marks(vec![mark])));
             })
         };
         on_a_thread(read, each).await
@@ -86,7 +88,7 @@ fn lines(path: &Path, mut each: impl FnMut(String, &[u8])) -> Result<(), SourceE
 
 fn entry(at: String, line: &[u8]) -> Entry {
     let read = serde_json::from_slice::<DeadLetterLine>(line).ok().and_then(|line| line.letter().ok());
-    match read {
+    match read.filter(is_letter) {
         Some(letter) => Entry::Letter(Box::new(Found { letter, at, missing: None })),
         None => Entry::Foreign(at),
     }

@@ -26,6 +26,7 @@ use super::producer::{Outgoing, Refusal, Rows, TopicWriter, with_header};
 use super::sink::{ID_HEADER, open_writer};
 use super::stats::SinkStats;
 use crate::config::KafkaConnection;
+use crate::dead_letters::cases::{is_letter, is_mark};
 use crate::dead_letters::{Entry, Found, Mark, Place, on_a_thread, spill};
 use crate::pipeline::{DeadLetter, LogLine, SourceError};
 use crate::record::{Offset, TopicPartition, WriteTime, push_header};
@@ -194,8 +195,9 @@ fn entry<M: Message>(message: &M, spill_dir: &Path) -> Entry {
     if headers.text(ID_HEADER).is_some() && headers.text("pelton.code").is_some() {
         return letter(message, &headers, at.clone(), spill_dir).map_or(Entry::Foreign(at), Entry::Letter);
     }
-    let marks = headers.text(MARKS_HEADER).and_then(|_| serde_json::from_slice(message.payload()?).ok());
-    marks.map_or(Entry::Foreign(at), Entry::Marks)
+    let marks: Option<Vec<Mark>> =
+        headers.text(MARKS_HEADER).and_then(|_| serde_json::from_slice(message.payload()?).ok());
+    marks.filter(|marks| marks.iter().all(is_mark)).map_or(Entry::Foreign(at), Entry::Marks)
 }
 
 /// A record's headers.
@@ -219,7 +221,7 @@ impl<'m> Told<'m> {
     }
 }
 
-/// None where a header is missing that every letter has.
+/// None where a header is missing that every letter has, or says what cannot be.
 fn letter<M: Message>(message: &M, told: &Told<'_>, at: String, spill_dir: &Path) -> Option<Box<Found>> {
     let own_headers: usize = told.number("pelton.headers")?;
     let mut headers = Vec::new();
@@ -252,6 +254,9 @@ fn letter<M: Message>(message: &M, told: &Told<'_>, at: String, spill_dir: &Path
         redrives: told.number("pelton.redrives").unwrap_or(0),
         at_ms: told.number("pelton.at").or_else(|| message.timestamp().to_millis()),
     };
+    if !is_letter(&letter) {
+        return None;
+    }
     let Some(pointer) = told.text(SPILL_HEADER) else {
         return Some(Box::new(Found { letter, at, missing: None }));
     };
@@ -340,6 +345,39 @@ mod tests {
         };
         let Entry::Letter(found) = read(&as_message(&sample(), Some(&pointer))) else { panic!("a letter") };
         assert!(found.missing.as_ref().is_some_and(|missing| missing.contains("host kf-17")), "{found:?}");
+    }
+
+    #[test]
+    fn a_forged_letter_or_mark_is_none_of_ours() {
+        let at = |write_time| DeadLetter { write_time: WriteTime(write_time), ..sample() };
+        let forged = [
+            at(i64::MIN),
+            at(i64::MAX),
+            DeadLetter { offset: Offset(-1), ..sample() },
+            DeadLetter { redrives: u32::MAX, ..sample() },
+        ];
+        for letter in forged {
+            assert_eq!(read(&as_message(&letter, None)), Entry::Foreign("dlq/0/0".to_owned()), "{letter:?}");
+        }
+        let mark = |write_time| Mark {
+            id: sample().id,
+            pipeline: "orders".to_owned(),
+            h: crate::dead_letters::cases::h_of(WriteTime(write_time)),
+            redrive: 1,
+            write_time,
+            content: String::new(),
+            done: true,
+            at_ms: 0,
+        };
+        let marks = |marks: &[Mark]| {
+            let headers = with_header(OwnedHeaders::new(), MARKS_HEADER, Some(b"marks"));
+            let value = serde_json::to_vec(marks).expect("JSON");
+            let message =
+                OwnedMessage::new(Some(value), None, "dlq".to_owned(), Timestamp::NotAvailable, 1, 5, Some(headers));
+            read(&message)
+        };
+        assert_eq!(marks(&[mark(3)]), Entry::Marks(vec![mark(3)]));
+        assert_eq!(marks(&[mark(3), mark(i64::MAX)]), Entry::Foreign("dlq/1/5".to_owned()));
     }
 
     #[test]
