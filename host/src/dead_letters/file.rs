@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::cases::{is_letter, is_mark};
-use super::{Entry, Found, Mark, Place, on_a_thread};
+use super::place::on_a_thread;
+use super::{Entry, Found, Mark, Place};
 use crate::pipeline::SourceError;
 use crate::pipeline::dead_letter_file::{DeadLetterLine, LetterFile};
 
@@ -40,10 +41,7 @@ impl Place for FilePlace {
         let Self { letters, marks } = self.clone();
         let read = move |each: &mut dyn FnMut(Entry)| {
             lines(&letters, |at, line| each(entry(at, line)))?;
-            lines(&marks, |at, line| {
-                let mark = serde_json::from_slice(line).ok().filter(is_mark);
-                each(mark.map_or(Entry::Foreign(at), |mark| Entry::Marks(vec![mark])));
-            })
+            lines(&marks, |at, line| each(mark(at, line)))
         };
         on_a_thread(read, each).await
     }
@@ -86,10 +84,17 @@ fn lines(path: &Path, mut each: impl FnMut(String, &[u8])) -> Result<(), SourceE
     Ok(())
 }
 
-fn entry(at: String, line: &[u8]) -> Entry {
+/// What a line of a file of letters is.
+pub(crate) fn entry(at: String, line: &[u8]) -> Entry {
     let read = serde_json::from_slice::<DeadLetterLine>(line).ok().and_then(|line| line.letter().ok());
     match read.filter(is_letter) {
         Some(letter) => Entry::Letter(Box::new(Found { letter, at, missing: None })),
         None => Entry::Foreign(at),
     }
+}
+
+/// What a line of the marks beside it is.
+pub(crate) fn mark(at: String, line: &[u8]) -> Entry {
+    let mark = serde_json::from_slice(line).ok().filter(is_mark);
+    mark.map_or(Entry::Foreign(at), |mark| Entry::Marks(vec![mark]))
 }

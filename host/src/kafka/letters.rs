@@ -21,21 +21,18 @@ use tokio::time::Instant;
 
 use super::admin::Probe;
 use super::client::{self, ClientVoice, OWN_CONSUMER_PROPERTIES};
-use super::dead_letters::SPILL_HEADER;
 use super::producer::{Outgoing, Refusal, Rows, TopicWriter, with_header};
-use super::sink::{ID_HEADER, open_writer};
+use super::sink::open_writer;
 use super::stats::SinkStats;
 use crate::config::KafkaConnection;
-use crate::dead_letters::cases::{is_letter, is_mark};
-use crate::dead_letters::{Entry, Found, Mark, Place, on_a_thread, spill};
-use crate::pipeline::{DeadLetter, LogLine, SourceError};
-use crate::record::{Offset, TopicPartition, WriteTime, push_header};
+use crate::dead_letters::headers::{self, MARKS_HEADER, Standing};
+use crate::dead_letters::place::on_a_thread;
+use crate::dead_letters::{Entry, Mark, Place, spill};
+use crate::pipeline::SourceError;
 
 /// How long the brokers may take for one question, and how long nothing may come.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The header of a record that holds marks.
-const MARKS_HEADER: &str = "pelton.redrive";
 /// Marks in one record.
 const MARKS_A_RECORD: usize = 32;
 
@@ -190,85 +187,15 @@ fn read(
 
 /// What a record of the topic is.
 fn entry<M: Message>(message: &M, spill_dir: &Path) -> Entry {
-    let at = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
-    let headers = Told::of(message);
-    if headers.text(ID_HEADER).is_some() && headers.text("pelton.code").is_some() {
-        return letter(message, &headers, at.clone(), spill_dir).map_or(Entry::Foreign(at), Entry::Letter);
-    }
-    let marks: Option<Vec<Mark>> =
-        headers.text(MARKS_HEADER).and_then(|_| serde_json::from_slice(message.payload()?).ok());
-    marks.filter(|marks| marks.iter().all(is_mark)).map_or(Entry::Foreign(at), Entry::Marks)
-}
-
-/// A record's headers.
-struct Told<'m>(Vec<(&'m str, Option<&'m [u8]>)>);
-
-impl<'m> Told<'m> {
-    fn of<M: Message>(message: &'m M) -> Self {
-        let headers =
-            message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
-        Self(headers.unwrap_or_default())
-    }
-
-    /// A text by name. Ours stand behind the record's own, of which one may have the same name.
-    fn text(&self, name: &str) -> Option<&'m str> {
-        let (_, value) = self.0.iter().rev().find(|(found, _)| *found == name)?;
-        std::str::from_utf8((*value)?).ok()
-    }
-
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name)?.parse().ok()
-    }
-}
-
-/// None where a header is missing that every letter has, or says what cannot be.
-fn letter<M: Message>(message: &M, told: &Told<'_>, at: String, spill_dir: &Path) -> Option<Box<Found>> {
-    let own_headers: usize = told.number("pelton.headers")?;
-    let mut headers = Vec::new();
-    for (name, value) in told.0.iter().take(own_headers) {
-        push_header(&mut headers, name, *value);
-    }
-    let topic = told.text("__connect.errors.topic")?;
-    let logs = told.text("pelton.logs").unwrap_or_default().lines();
-    let letter = DeadLetter {
-        pipeline: told.text("pelton.pipeline")?.to_owned(),
-        source: TopicPartition::new(topic, told.number("__connect.errors.partition")?),
-        offset: Offset(told.number("__connect.errors.offset")?),
-        timestamp_ms: told.number("pelton.timestamp"),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers,
-        stage: told.text("pelton.stage")?.to_owned(),
-        code: told.text("pelton.code")?.to_owned(),
-        message: told.text("__connect.errors.exception.message").unwrap_or_default().to_owned(),
-        backtrace: told
-            .text("__connect.errors.exception.stacktrace")
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned),
-        logs: logs.filter_map(|line| line.split_once(' ')).map(|(level, text)| LogLine::read(level, text)).collect(),
-        digests: told.text("pelton.digests")?.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect(),
-        attempts: told.number("pelton.attempts")?,
-        write_time: WriteTime(told.number("pelton.write-time")?),
-        partial: told.text("pelton.partial")? == "true",
-        id: told.text(ID_HEADER)?.to_owned(),
-        redrives: told.number("pelton.redrives").unwrap_or(0),
-        at_ms: told.number("pelton.at").or_else(|| message.timestamp().to_millis()),
+    let headers = message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
+    let standing = Standing {
+        at: format!("{}/{}/{}", message.topic(), message.partition(), message.offset()),
+        key: message.key(),
+        value: message.payload(),
+        timestamp_ms: message.timestamp().to_millis(),
+        headers: headers.unwrap_or_default(),
     };
-    if !is_letter(&letter) {
-        return None;
-    }
-    let Some(pointer) = told.text(SPILL_HEADER) else {
-        return Some(Box::new(Found { letter, at, missing: None }));
-    };
-    let followed = serde_json::from_str(pointer)
-        .map_err(|error| format!("the pointer to its spill file is damaged: {error}"))
-        .and_then(|pointer| spill::follow(spill_dir, &pointer));
-    Some(Box::new(match followed {
-        Ok(spilled) => {
-            Found { letter: DeadLetter { at_ms: spilled.at_ms.or(letter.at_ms), ..spilled }, at, missing: None }
-        }
-        Err(missing) => Found { letter, at, missing: Some(missing) },
-    }))
+    headers::entry(&standing, |pointer| spill::follow(spill_dir, pointer))
 }
 
 #[cfg(test)]
@@ -278,7 +205,9 @@ mod tests {
 
     use super::super::dead_letters::tests::as_message;
     use super::*;
-    use crate::pipeline::LogLevel;
+    use crate::dead_letters::Found;
+    use crate::pipeline::{DeadLetter, LogLevel, LogLine};
+    use crate::record::{ID_HEADER, Offset, TopicPartition, WriteTime, push_header};
 
     fn sample() -> DeadLetter {
         let mut headers = Vec::new();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pelton::kafka::{KafkaDeadLetters, SPILL_HEADER};
+use pelton::dead_letters::headers::SPILL_HEADER;
+use pelton::kafka::KafkaDeadLetters;
 use pelton::pipeline::dead_letter_file::{DeadLetterLine, SpillPointer};
 use pelton::pipeline::{DeadLetter, DeadLetters, LogLevel, LogLine};
 use pelton::record::{Digest, Offset, TopicPartition, WriteTime, push_header};
