@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Entry, Found, Mark, Place};
+use super::{Entry, Found, Mark, Place, Reached};
 use crate::pipeline::checkpoint::H_MAX;
 use crate::pipeline::{DeadLetter, SourceError};
 use crate::record::WriteTime;
@@ -67,7 +67,7 @@ pub struct Case {
     pub missing: Option<String>,
     /// Bytes of key, value and headers.
     pub bytes: usize,
-    /// Marks of redrives of this letter: those that have begun, and those that are done.
+    /// Marks of the record's redrives: those that have begun, and those that are done; also those that led to the letter.
     pub marks: Vec<Mark>,
 }
 
@@ -93,13 +93,25 @@ impl Case {
     /// Where it stands with it.
     #[must_use]
     pub fn state(&self) -> State {
-        if self.marks.iter().any(|mark| mark.done) {
+        if self.marks.iter().any(|mark| mark.done && self.follows(mark)) {
             State::Redriven
         } else if self.letter.redrives > 0 {
             State::FailedAgain
         } else {
             State::Open
         }
+    }
+
+    /// Whether a mark speaks of what came after the letter: a redrive of it, or one beside that which led to it.
+    fn follows(&self, mark: &Mark) -> bool {
+        mark.redrive > self.letter.redrives || mark.write_time > self.letter.write_time.0
+    }
+
+    /// Marks of what may stand at the outputs at the letter's write time or above. A redrive that led to the letter has
+    /// left what the letter says; one that is done has left all of it.
+    pub fn standing(&self) -> impl Iterator<Item = &Mark> {
+        let at = self.letter.write_time.0;
+        self.marks.iter().filter(move |mark| self.follows(mark) || mark.done && mark.write_time >= at)
     }
 
     /// When it became a dead letter, as far as known; else the record's own time.
@@ -153,6 +165,8 @@ pub struct Cases {
     pub cases: BTreeMap<CaseKey, Case>,
     /// What is no letter of ours: how much, and where the first stands.
     pub foreign: (u64, Option<String>),
+    /// How far the place was read.
+    pub reached: Reached,
 }
 
 impl Cases {
@@ -166,8 +180,8 @@ impl Cases {
         keep: impl Fn(&CaseKey) -> bool + Send + Sync,
     ) -> Result<Self, SourceError> {
         let (mut cases, mut marks) = (Self::default(), Vec::new());
-        place
-            .read(&mut |entry| match entry {
+        let reached = place
+            .read(&Reached::default(), &mut |entry| match entry {
                 Entry::Letter(found) if found.letter.pipeline == pipeline => cases.letter(*found, &keep),
                 Entry::Letter(_) => {}
                 Entry::Marks(found) => marks.extend(found.into_iter().filter(|mark| mark.pipeline == pipeline)),
@@ -180,6 +194,7 @@ impl Cases {
         for mark in marks {
             cases.mark(mark);
         }
+        cases.reached = reached;
         Ok(cases)
     }
 
@@ -187,8 +202,9 @@ impl Cases {
         let Found { mut letter, at, missing } = found;
         let key = (letter.id.clone(), h_of(letter.write_time));
         if let Some(known) = self.cases.get(&key)
-            // A repeat says the same; one that is whole says more.
-            && (known.letter.redrives, known.missing.is_none()) > (letter.redrives, missing.is_none())
+            // Of several redrives at once the highest write time counts. A repeat says the same; one that is whole says more.
+            && (known.letter.redrives, known.letter.write_time, known.missing.is_none())
+                > (letter.redrives, letter.write_time, missing.is_none())
         {
             return;
         }
@@ -200,11 +216,8 @@ impl Cases {
         self.cases.insert(key, Case { letter, at, missing, bytes, marks: Vec::new() });
     }
 
-    /// A mark speaks of the redrive that follows the letter; older ones have led to the letter.
     fn mark(&mut self, mark: Mark) {
-        if let Some(case) = self.cases.get_mut(&(mark.id.clone(), mark.h))
-            && mark.redrive > case.letter.redrives
-        {
+        if let Some(case) = self.cases.get_mut(&(mark.id.clone(), mark.h)) {
             case.marks.push(mark);
         }
     }

@@ -11,6 +11,7 @@
 //! | [`groups`]    | cases                         | groups by code, plugin, digest (pure)              |
 //! | [`lines`]     | a letter; an edited line      | a line to edit; the record as it was edited (pure) |
 //! | [`plan`]      | cases, edits, the line's hash | records with write times, in rounds (pure)         |
+//! | [`claims`]    | marks, in their order         | who has a record's write time, of several redrives |
 //! | [`redriving`] | a request, a place, a line    | rows, letters, marks, and a report                 |
 //! | [`case_folder`] | a letter, a plugin's directory | a test case                                       |
 //! | [`place`]     |                               | what a place gives and takes                       |
@@ -20,6 +21,7 @@
 
 pub mod case_folder;
 pub mod cases;
+pub mod claims;
 pub mod file;
 pub mod groups;
 pub mod headers;
@@ -31,4 +33,4 @@ pub mod redriving;
 mod redriving_tests;
 pub mod spill;
 
-pub use place::{Entry, Found, Mark, Place};
+pub use place::{Entry, Found, Mark, Place, Reached};

@@ -2,6 +2,8 @@
 //!
 //! In: marks. Out: letters, marks, and what is neither. Never changes what stands there.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,17 +19,29 @@ pub trait Place: Send + Sync {
     /// For people: `topic shop.orders.dlq`, `dead-letters/orders.jsonl`.
     fn name(&self) -> String;
 
-    /// Reads all that is there now, from the beginning. Commits nothing, and disturbs nobody.
+    /// Reads all that is there now, from where an earlier reading ended; answers where this one has. Commits nothing, and
+    /// disturbs nobody. Marks come in the order in which they were written, whoever wrote them.
     ///
     /// # Errors
     /// Where it cannot be read.
-    async fn read(&self, each: &mut (dyn FnMut(Entry) + Send)) -> Result<(), SourceError>;
+    async fn read(&self, since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError>;
 
-    /// Writes marks. All are durable when it returns.
+    /// Writes marks. All are durable when it returns, and every later reading has them.
     ///
     /// # Errors
     /// Where they cannot be written.
     async fn mark(&self, marks: &[Mark]) -> Result<(), SourceError>;
+}
+
+/// How far a place was read: for each part of it (a partition, a file), where to read on. Empty before the beginning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reached(pub BTreeMap<u64, u64>);
+
+impl Reached {
+    /// Where to read a part on.
+    pub(crate) fn of(&self, part: u64) -> u64 {
+        self.0.get(&part).copied().unwrap_or(0)
+    }
 }
 
 /// What stands in a place.
@@ -75,9 +89,9 @@ pub struct Mark {
 
 /// Runs what reads and blocks on a thread that may wait, and hands its entries over one by one.
 pub(crate) async fn on_a_thread(
-    read: impl FnOnce(&mut dyn FnMut(Entry)) -> Result<(), SourceError> + Send + 'static,
+    read: impl FnOnce(&mut dyn FnMut(Entry)) -> Result<Reached, SourceError> + Send + 'static,
     each: &mut (dyn FnMut(Entry) + Send),
-) -> Result<(), SourceError> {
+) -> Result<Reached, SourceError> {
     let (entries, mut received) = mpsc::channel(ENTRIES_AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         read(&mut |entry| {

@@ -153,7 +153,8 @@ impl Rows for Parcels {
         for (name, value) in headers::of(letter, spilled.as_ref()) {
             headers = with_header(headers, name, Some(value.as_bytes()));
         }
-        Ok(Outgoing { key: letter.key.as_deref(), value: letter.value.as_deref(), headers, timestamp_ms: None })
+        let (key, value) = (letter.key.as_deref(), letter.value.as_deref());
+        Ok(Outgoing { partition: None, key, value, headers, timestamp_ms: None })
     }
 }
 

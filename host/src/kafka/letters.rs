@@ -27,12 +27,14 @@ use super::stats::SinkStats;
 use crate::config::KafkaConnection;
 use crate::dead_letters::headers::{self, MARKS_HEADER, Standing};
 use crate::dead_letters::place::on_a_thread;
-use crate::dead_letters::{Entry, Mark, Place, spill};
+use crate::dead_letters::{Entry, Mark, Place, Reached, spill};
 use crate::pipeline::SourceError;
 
 /// How long the brokers may take for one question, and how long nothing may come.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The partition that has all marks, so that they have one order: every topic has it.
+const MARKS_PARTITION: i32 = 0;
 /// Marks in one record.
 const MARKS_A_RECORD: usize = 32;
 
@@ -82,10 +84,10 @@ impl Place for KafkaPlace {
         format!("topic {}", self.topic)
     }
 
-    async fn read(&self, each: &mut (dyn FnMut(Entry) + Send)) -> Result<(), SourceError> {
-        let config = self.config()?;
+    async fn read(&self, since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError> {
+        let (config, since) = (self.config()?, since.clone());
         let (connection, topic, spill_dir) = (self.connection.clone(), self.topic.clone(), self.spill_dir.clone());
-        on_a_thread(move |each| read(&config, &connection, &topic, &spill_dir, each), each).await
+        on_a_thread(move |each| read(&config, &connection, &topic, &spill_dir, &since, each), each).await
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<(), SourceError> {
@@ -126,29 +128,32 @@ impl Rows for MarkRecords {
     fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
         let value = self.0.get(row).map(Vec::as_slice);
         let headers = with_header(OwnedHeaders::new(), MARKS_HEADER, Some(b"marks"));
-        // All of a kind in one partition of a compacted topic would leave the last; nobody should compact dead letters.
-        Ok(Outgoing { key: None, value, headers, timestamp_ms: None })
+        Ok(Outgoing { partition: Some(MARKS_PARTITION), key: None, value, headers, timestamp_ms: None })
     }
 }
 
-/// Reads a topic from its beginning to its end as it is now.
+/// Reads a topic, from where an earlier reading ended, to its end as it is now.
 fn read(
     config: &ClientConfig,
     connection: &KafkaConnection,
     topic: &str,
     spill_dir: &Path,
+    since: &Reached,
     each: &mut dyn FnMut(Entry),
-) -> Result<(), SourceError> {
+) -> Result<Reached, SourceError> {
     let partitions = Probe::new(connection, TIMEOUT)?.partitions(topic)?;
     let refused = |error: KafkaError| SourceError::Refused(format!("kafka: {error}"));
     let consumer: BaseConsumer<ClientVoice> = config.create_with_context(ClientVoice::default()).map_err(refused)?;
-    let (mut list, mut ends) = (TopicPartitionList::new(), BTreeMap::new());
+    let (mut list, mut ends, mut reached) = (TopicPartitionList::new(), BTreeMap::new(), since.clone());
     for partition in (0..).take(partitions) {
         let (low, end) = consumer
             .fetch_watermarks(topic, partition, TIMEOUT)
             .map_err(|error| client::unreachable(connection, &error, consumer.context()))?;
-        if low < end {
-            list.add_partition_offset(topic, partition, ListOffset::Offset(low)).map_err(refused)?;
+        let part = u64::from(partition.unsigned_abs());
+        let begin = i64::try_from(since.of(part)).unwrap_or(i64::MAX).max(low);
+        reached.0.insert(part, end.max(begin).unsigned_abs());
+        if begin < end {
+            list.add_partition_offset(topic, partition, ListOffset::Offset(begin)).map_err(refused)?;
             ends.insert(partition, end);
         }
     }
@@ -182,7 +187,7 @@ fn read(
             Some(Err(_)) | None => {}
         }
     }
-    Ok(())
+    Ok(reached)
 }
 
 /// What a record of the topic is.

@@ -45,6 +45,8 @@ pub(super) trait Rows: Send + Sync + 'static {
 
 /// A record on its way out.
 pub(super) struct Outgoing<'r> {
+    /// None: by its key, or any.
+    pub(super) partition: Option<i32>,
     pub(super) key: Option<&'r [u8]>,
     pub(super) value: Option<&'r [u8]>,
     pub(super) headers: OwnedHeaders,
@@ -229,7 +231,7 @@ impl Writer {
         let ticket = Box::new(Ticket { tally: Arc::clone(tally), wake: Arc::clone(&self.wake), row, is_alone });
         let record = BaseRecord {
             topic: &self.topic,
-            partition: None,
+            partition: record.partition,
             payload: record.value,
             key: record.key,
             timestamp: record.timestamp_ms,
@@ -419,7 +421,7 @@ mod tests {
 
         fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
             let value = self.1.get(row).map(Vec::as_slice);
-            Ok(Outgoing { key: Some(b"k"), value, headers: OwnedHeaders::new(), timestamp_ms: None })
+            Ok(Outgoing { partition: None, key: Some(b"k"), value, headers: OwnedHeaders::new(), timestamp_ms: None })
         }
     }
 

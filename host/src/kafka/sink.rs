@@ -162,6 +162,7 @@ impl Rows for SinkRows {
         batch.push_id(row, &mut id);
         headers = with_header(headers, ID_HEADER, Some(id.as_bytes()));
         Ok(Outgoing {
+            partition: None,
             key: batch.keys.get(row),
             value: if meta.op == RowOp::Delete { None } else { batch.values.get(row) },
             headers,

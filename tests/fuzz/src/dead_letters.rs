@@ -13,4 +13,4 @@ pub mod place;
 #[path = "../../../host/src/dead_letters/plan.rs"]
 pub mod plan;
 
-pub use place::{Entry, Found, Mark, Place};
+pub use place::{Entry, Found, Mark, Place, Reached};

@@ -9,7 +9,7 @@ use crate::dead_letters::cases::{Case, Cases, Filter, h_of, is_letter};
 use crate::dead_letters::headers::{self, MARKS_HEADER, SPILL_HEADER, Standing};
 use crate::dead_letters::lines::{self, Edit, SetField};
 use crate::dead_letters::plan::{plan, rounds};
-use crate::dead_letters::{Entry, Mark, Place, file};
+use crate::dead_letters::{Entry, Mark, Place, Reached, file};
 use crate::pipeline::dead_letter_file::{DeadLetterLine, SpillPointer};
 use crate::pipeline::{BatchLimits, DeadLetter, LogLevel, LogLine, SourceError};
 use crate::record::{HeaderIter, ID_HEADER, Offset, TopicPartition, WriteTime, push_header};
@@ -93,9 +93,9 @@ impl Place for Standings {
         "here".to_owned()
     }
 
-    async fn read(&self, each: &mut (dyn FnMut(Entry) + Send)) -> Result<(), SourceError> {
+    async fn read(&self, _since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError> {
         self.0.iter().cloned().for_each(each);
-        Ok(())
+        Ok(Reached::default())
     }
 
     async fn mark(&self, _marks: &[Mark]) -> Result<(), SourceError> {
