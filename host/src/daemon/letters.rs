@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicU64;
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
-use super::{Ready, StartError, compute_threads, services_of};
+use super::{Ready, StartError, alone, compute_threads, services_of};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, DeadLetterSettings, Environment, Pipeline, Problem, Project, Settings};
+use crate::config::{self, DeadLetterSettings, Environment, Pipeline, Problem, Settings};
 use crate::dead_letters::Place;
 use crate::dead_letters::cases::Cases;
 use crate::dead_letters::file::FilePlace;
@@ -116,8 +116,7 @@ impl Redrive {
         let cases = Cases::read(&*place, pipeline, |_| false).await?;
         let choice = choose(&cases, &request).map_err(LettersError::Words)?;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        // What other pipelines need may be away.
-        let project = Project { pipelines: vec![prepared.pipeline.clone()], ..project.clone() };
+        let project = alone(project, &prepared.pipeline);
         let deadline = Instant::now() + project.settings.startup_wait;
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
-use super::{Ready, StartError, compute_threads};
+use super::{Ready, StartError, alone, compute_threads};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline};
 use crate::kafka::{KafkaJournal, KafkaRanges};
@@ -97,9 +97,10 @@ impl Replay {
         let (prepared, tables) = into(prepared, options)?;
         let pipeline = &prepared.pipeline;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        let settings = &ready.project.settings;
+        let project = alone(&ready.project, pipeline);
+        let settings = &project.settings;
         let deadline = Instant::now() + settings.startup_wait;
-        let (services, absent) = startup::reach(&ready.project, settings.startup_wait).await;
+        let (services, absent) = startup::reach(&project, settings.startup_wait).await;
         match (absent.unreachable, absent.refused) {
             (unreachable, refused) if !refused.is_empty() => {
                 let all = refused.into_iter().chain(unreachable).collect();
@@ -112,7 +113,7 @@ impl Replay {
         }
         let (telemetry, clock) = (Telemetry::new(), Arc::clone(&clock));
         let connector =
-            Connector { project: &ready.project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
+            Connector { project: &project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
         let connection = connector.kafka(pipeline, "source.kafka")?;
         let JournalSettings::Kafka { topic } = &pipeline.journal else {
             return words(format!(
