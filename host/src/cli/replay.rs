@@ -17,6 +17,7 @@ use crate::daemon::{Ready, StartError};
 use crate::pipeline::SourceError;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::replay::{Part, ReplayError, ReplayProgress};
+use crate::record::Offset;
 use crate::telemetry;
 
 /// How often progress is shown: on a terminal, and in plain lines.
@@ -95,6 +96,9 @@ struct PartSummary {
     from: i64,
     /// One past the last.
     to: i64,
+    /// Where the range was meant to end, if the partition ends before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meant_to: Option<i64>,
     /// Where the clock starts.
     clock_from: i64,
 }
@@ -126,10 +130,10 @@ async fn replay(ready: Ready, args: Args) -> Outcome {
     let replay = Replay::prepare(&ready, &options).await.map_err(refused)?;
     let began = Instant::now();
     if !args.json {
-        replay.parts().iter().for_each(|part| say(line(part)));
+        replay.parts().iter().for_each(|part| say(line(part, replay.meant_end(&part.partition))));
     }
     let totals = if args.dry_run { Totals::default() } else { shown(&replay).await? };
-    let summary = Summary::of(&args.pipeline, args.dry_run, replay.parts(), totals, began.elapsed());
+    let summary = Summary::of(&args.pipeline, args.dry_run, &replay, totals, began.elapsed());
     if args.json {
         say_json(&summary)?;
     } else {
@@ -148,14 +152,15 @@ fn refused(error: ReplayRefused) -> Failure {
     }
 }
 
-fn line(part: &Part) -> String {
+fn line(part: &Part, meant_end: Option<Offset>) -> String {
     let Part { partition, from, until, start, .. } = part;
     let count = until.0 - from.0;
+    let cut = meant_end.map(|meant| format!("; it ends there, before {meant}")).unwrap_or_default();
     if count <= 0 {
-        return format!("{partition}: nothing from offset {from} on");
+        return format!("{partition}: nothing from offset {from} on{cut}");
     }
     let warm_up = if start < from { format!("; the clock starts at {start}") } else { String::new() };
-    format!("{partition}: offsets {from} to {}, {count} in all{warm_up}", until.0 - 1)
+    format!("{partition}: offsets {from} to {}, {count} in all{warm_up}{cut}", until.0 - 1)
 }
 
 /// Runs, and shows how far it is.
@@ -208,18 +213,19 @@ fn told(progress: &ReplayProgress, of_range: u64, blocked: Option<String>) -> (u
 }
 
 impl Summary {
-    fn of(pipeline: &str, dry_run: bool, parts: &[Part], totals: Totals, took: Duration) -> Self {
+    fn of(pipeline: &str, dry_run: bool, replay: &Replay, totals: Totals, took: Duration) -> Self {
         let part = |part: &Part| PartSummary {
             topic: part.partition.topic.to_string(),
             partition: part.partition.partition,
             from: part.from.0,
             to: part.until.0,
+            meant_to: replay.meant_end(&part.partition).map(|meant| meant.0),
             clock_from: part.start.0,
         };
         Self {
             pipeline: pipeline.to_owned(),
             dry_run,
-            parts: parts.iter().map(part).collect(),
+            parts: replay.parts().iter().map(part).collect(),
             records: totals.records,
             rows: totals.rows,
             expired: totals.expired,

@@ -23,6 +23,7 @@ use crate::pipeline::line::Line;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::ranges::Ranges;
 use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted, plan};
+use crate::record::{Offset, TopicPartition};
 use crate::startup::{self, PreparedPipeline};
 use crate::telemetry::Telemetry;
 
@@ -48,6 +49,8 @@ pub struct Replay {
     line: Arc<Line>,
     ranges: KafkaRanges,
     parts: Vec<Part>,
+    /// Where ranges were meant to end that their partitions end before.
+    cut: BTreeMap<TopicPartition, Offset>,
     progress: Arc<ReplayProgress>,
     /// The outputs that are written.
     written: BTreeSet<String>,
@@ -140,13 +143,16 @@ impl Replay {
         let line = line.map_err(|error| hint(error, ready, options))?;
         let wanted =
             Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: options.with_current };
-        let (mut parts, mut refusals) = (Vec::new(), Vec::new());
+        let (mut parts, mut refusals, mut cut) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (partition, (from, to)) in bounds {
             let extent = ranges.extent(&partition).await?;
-            let from = from.offset(&ranges, &partition, &extent).await?;
+            let begin = from.offset(&ranges, &partition, &extent).await?;
             let until = to.offset(&ranges, &partition, &extent).await?;
+            let range = bounds::range(&partition, (&from, &to), (begin, until), &extent);
+            let (range, meant) = range.map_err(ReplayRefused::Words)?;
+            cut.extend(meant.map(|meant| (partition.clone(), meant)));
             let pages = journal.read(&partition, None).await?;
-            match plan(&partition, (from, until), &extent, pages, wanted) {
+            match plan(&partition, range, &extent, pages, wanted) {
                 Ok(part) => parts.push(part),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -154,13 +160,19 @@ impl Replay {
         if !refusals.is_empty() {
             return Err(ReplayRefused::Inexact(refusals));
         }
-        Ok(Self { line: Arc::new(line), ranges, parts, progress: Arc::default(), written })
+        Ok(Self { line: Arc::new(line), ranges, parts, cut, progress: Arc::default(), written })
     }
 
     /// What will be read.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Where the range of a partition was meant to end, if the partition ends before that.
+    #[must_use]
+    pub fn meant_end(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.cut.get(partition).copied()
     }
 
     /// How far it is.
@@ -260,7 +272,7 @@ async fn bounds(
     pipeline: &Pipeline,
     options: &ReplayOptions,
     now_ms: i64,
-) -> Result<BTreeMap<crate::record::TopicPartition, (Bound, Bound)>, ReplayRefused> {
+) -> Result<BTreeMap<TopicPartition, (Bound, Bound)>, ReplayRefused> {
     let read = |texts: &[String]| -> Result<Vec<Bound>, ReplayRefused> {
         texts.iter().map(|text| Bound::parse(text, now_ms).map_err(ReplayRefused::Words)).collect()
     };
