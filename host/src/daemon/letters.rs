@@ -83,7 +83,7 @@ fn unknown_pipeline(name: &str, known: &[&str]) -> String {
     format!("there is no pipeline `{name}`; there is {known}")
 }
 
-fn place(settings: &Settings, pipeline: &Pipeline) -> Result<Arc<dyn Place>, LettersError> {
+pub(super) fn place(settings: &Settings, pipeline: &Pipeline) -> Result<Arc<dyn Place>, LettersError> {
     match &pipeline.dead_letters {
         DeadLetterSettings::File { path } => Ok(Arc::new(FilePlace::at(path))),
         DeadLetterSettings::Kafka { topic } => {

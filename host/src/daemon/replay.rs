@@ -11,9 +11,12 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
+use super::letters::{self, LettersError};
 use super::{Ready, StartError, alone, compute_threads};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline};
+use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline, Project};
+use crate::dead_letters::plan::line_of;
+use crate::dead_letters::rebuilding::Redriven;
 use crate::kafka::{KafkaJournal, KafkaRanges};
 use crate::pipeline::SourceError;
 use crate::pipeline::bounds::{self, Bound, BoundsError};
@@ -26,6 +29,9 @@ use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted
 use crate::record::{Offset, TopicPartition};
 use crate::startup::{self, PreparedPipeline};
 use crate::telemetry::Telemetry;
+
+/// Ids that a refusal names.
+const NAMED_MAX: usize = 5;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +48,8 @@ pub struct ReplayOptions {
     pub with_current: bool,
     /// Kafka outputs and dead letters too.
     pub include_topics: bool,
+    /// Without what redrives wrote and the topics do not have.
+    pub without_redriven: bool,
 }
 
 /// A replay that can run.
@@ -51,6 +59,7 @@ pub struct Replay {
     parts: Vec<Part>,
     /// Where ranges were meant to end that their partitions end before.
     cut: BTreeMap<TopicPartition, Offset>,
+    redriven: Result<Redriven, LettersError>,
     progress: Arc<ReplayProgress>,
     /// The outputs that are written.
     written: BTreeSet<String>,
@@ -68,6 +77,18 @@ pub enum ReplayRefused {
     /// The tables or plugins are not as they should be.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Redrives wrote what the topics do not have.
+    #[error(
+        "this range cannot be rebuilt exactly: {} of its records were redriven with content that is not in the topic, and \
+         their rows would be missing ({}); --without-redriven goes on without them, and names them all",
+        .0.len(), some(.0)
+    )]
+    Redriven(Redriven),
+    /// Nobody knows what was redriven.
+    #[error(
+        "what was redriven cannot be told, as the dead letters cannot be read: {0}; --without-redriven goes on without it"
+    )]
+    Letters(LettersError),
     /// The topics or the journal cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -78,6 +99,15 @@ pub enum ReplayRefused {
 
 fn lines(refusals: &[Refusal]) -> String {
     refusals.iter().map(|refusal| format!("  {refusal}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The first few ids.
+fn some(redriven: &Redriven) -> String {
+    let short = |id: &str| id.strip_suffix("/dead-letter").unwrap_or(id).to_owned();
+    let named: Vec<String> = redriven.ids().take(NAMED_MAX).map(short).collect();
+    let more = redriven.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 impl From<BoundsError> for ReplayRefused {
@@ -160,7 +190,16 @@ impl Replay {
         if !refusals.is_empty() {
             return Err(ReplayRefused::Inexact(refusals));
         }
-        Ok(Self { line: Arc::new(line), ranges, parts, cut, progress: Arc::default(), written })
+        let redriven = redriven(&project, pipeline, &parts, (wanted, options)).await?;
+        Ok(Self { line: Arc::new(line), ranges, parts, cut, redriven, progress: Arc::default(), written })
+    }
+
+    /// What redrives wrote in the range, and this does not.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn redriven(&self) -> Result<&Redriven, &LettersError> {
+        self.redriven.as_ref()
     }
 
     /// What will be read.
@@ -197,6 +236,29 @@ impl Replay {
         let mut totals = self.line.meters.totals();
         totals.rows.retain(|output, _| self.written.contains(output));
         Ok(totals)
+    }
+}
+
+/// What was redriven of the range, or why that is not known; a table that is rebuilt must not lack it unasked.
+async fn redriven(
+    project: &Project,
+    pipeline: &Pipeline,
+    parts: &[Part],
+    (wanted, options): (Wanted<'_>, &ReplayOptions),
+) -> Result<Result<Redriven, LettersError>, ReplayRefused> {
+    let is_read = |partition: &TopicPartition, offset: Offset| {
+        parts.iter().any(|part| part.partition == *partition && (part.from..part.until).contains(&offset))
+    };
+    let line = line_of(wanted.digests, wanted.configuration);
+    let redriven = async {
+        let place = letters::place(&project.settings, pipeline)?;
+        Ok::<_, LettersError>(Redriven::read(&*place, &pipeline.name, is_read, (&line, wanted.may_differ)).await?)
+    };
+    let must_be_whole = !options.into.is_empty() && !options.without_redriven;
+    match redriven.await {
+        Ok(redriven) if must_be_whole && !redriven.is_empty() => Err(ReplayRefused::Redriven(redriven)),
+        Err(error) if must_be_whole => Err(ReplayRefused::Letters(error)),
+        known => Ok(known),
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`lines`]     | a letter; an edited line      | a line to edit; the record as it was edited (pure) |
 //! | [`plan`]      | cases, edits, the line's hash | records with write times, in rounds (pure)         |
 //! | [`claims`]    | marks, in their order         | who has a record's write time, of several redrives |
+//! | [`rebuilding`] | cases, a range               | what reading again does not bring back (pure)      |
 //! | [`redriving`] | a request, a place, a line    | rows, letters, marks, and a report                 |
 //! | [`case_folder`] | a letter, a plugin's directory | a test case                                       |
 //! | [`place`]     |                               | what a place gives and takes                       |
@@ -28,6 +29,7 @@ pub mod headers;
 pub mod lines;
 pub mod place;
 pub mod plan;
+pub mod rebuilding;
 pub mod redriving;
 #[cfg(test)]
 mod redriving_tests;

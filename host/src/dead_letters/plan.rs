@@ -91,8 +91,14 @@ pub fn plan(case: &Case, edit: Edit, line: &str) -> Result<Planned, String> {
     Ok(Planned { letter, write_time, content, has_begun })
 }
 
+/// What stands for a line: its plugins and its configuration.
+#[must_use]
+pub fn line_of(digests: &[String], configuration: &str) -> String {
+    format!("{} {configuration}", digests.join(","))
+}
+
 /// What is written: the record, and what makes rows of it.
-fn content(letter: &DeadLetter, line: &str) -> String {
+pub(super) fn content(letter: &DeadLetter, line: &str) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: Option<&[u8]>| {
         hash.update(bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::cases::{Case, CaseKey, Cases, Filter, State, slices};
 use super::claims::Claims;
 use super::lines::{Edit, Edited, SetField, set};
-use super::plan::{Planned, Round, plan, rounds};
+use super::plan::{Planned, Round, line_of, plan, rounds};
 use super::{Mark, Place};
 use crate::clock::Clock;
 use crate::pipeline::compute::Panicked;
@@ -199,7 +199,7 @@ impl Redriving<'_> {
     async fn plan(&self, keys: &BTreeSet<CaseKey>) -> Result<(Vec<Planned>, Vec<NotRedriven>, Claims), SourceError> {
         let cases = Cases::read(self.place, self.pipeline, |key| keys.contains(key)).await?;
         let line = self.redriver.line();
-        let line = format!("{} {}", line.digests.join(","), line.configuration);
+        let line = line_of(&line.digests, &line.configuration);
         let (mut planned, mut refused) = (Vec::new(), Vec::new());
         for key in keys {
             // Another redrive may have been faster; retention as well.
