@@ -2,17 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dlq::{Whose, short_id};
+use super::dlq::{Whose, failure, short_id};
 use super::table::plain;
 use super::{Exit, Failure, Outcome, dlq_show, note, say};
-use crate::config::{self, Mask, Pipeline, ProcessEnvironment, Step};
+use crate::config::{self, LogSettings, Mask, Pipeline, ProcessEnvironment, Step};
+use crate::daemon::Ready;
+use crate::daemon::letters::{self, LettersError};
 use crate::dead_letters::case_folder;
 use crate::dead_letters::cases::Case;
+use crate::pipeline::DeadLetter;
 use crate::shell;
+use crate::telemetry;
 
 const AFTER_HELP: &str = "\
-The case holds the record as its pipeline read it, and the configuration of the pipeline's step. What the plugin should
-make of it is written into its expected.jsonl; `pelton plugin test --bless` writes what comes today.";
+The case is of the plugin that failed the record, else of the pipeline's first step. It holds the record as that step gets
+it: as the pipeline read it, or what the earlier steps make of that today; and the configuration of the step. What the
+plugin should make of it is written into its expected.jsonl; `pelton plugin test --bless` writes what comes today.";
 
 /// Make a test case of a plugin out of a letter
 #[derive(Debug, clap::Args)]
@@ -22,7 +27,7 @@ pub(super) struct Args {
     id: String,
     #[command(flatten)]
     whose: Whose,
-    /// The plugin's source directory [default: that of the pipeline's first step]
+    /// The plugin's source directory [default: where its component is, or beside it]
     #[arg(long, value_name = "DIR")]
     plugin_dir: Option<PathBuf>,
     /// The case's name [default: code, topic, partition and offset]
@@ -49,7 +54,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let pipelines = reading.drafts.iter().filter_map(|draft| draft.pipeline.as_ref());
     let pipeline = pipelines.into_iter().find(|pipeline| pipeline.name == case.letter.pipeline);
     let pipeline = pipeline.ok_or_else(|| Failure::new("its pipeline is not there any more"))?;
-    let step = step_of(case, pipeline, args.plugin_dir.is_some())?;
+    let (at, step) = step_of(case, pipeline)?;
     let dir = match &args.plugin_dir {
         Some(dir) => dir.clone(),
         None => source_dir(step)?,
@@ -62,7 +67,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         return Err(Failure::usage(format_args!("--name {name}: a case's name is that of a folder")));
     }
     let config = without_secrets(step, &reading.mask)?;
-    let folder = case_folder::write(&dir, &name, &case.letter, &config)
+    let records = records(&args.whose.dir, case, (at, step))?;
+    let folder = case_folder::write(&dir, &name, &records, &config)
         .map_err(|error| Failure::new(format_args!("{}: {error}", dir.join("cases").join(&name).display())))?;
     say(format_args!("{} holds {}", folder.display(), plain(short_id(&case.letter.id))));
     say(format_args!(
@@ -72,19 +78,33 @@ pub(super) fn run(args: &Args) -> Outcome {
     Ok(Exit::Success)
 }
 
-/// The step whose plugin gets the record as it was read: the first.
-fn step_of<'p>(case: &Case, pipeline: &'p Pipeline, is_meant: bool) -> Result<&'p Step, Failure> {
-    let Some(first) = pipeline.steps.first() else {
-        return Err(Failure::new(format_args!("pipeline {} has no plugin that could be tested", pipeline.name)));
-    };
-    match case.plugin() {
-        Some(plugin) if plugin != first.plugin && !is_meant => Err(Failure::new(format_args!(
-            "{plugin}, which failed it, is a later step: what it got is what {} made of the record, and that is in no \
-             letter. A case of the first step: say --plugin-dir with the directory of {}",
-            first.plugin, first.plugin
-        ))),
-        _ => Ok(first),
+/// The step that failed it, by its plugin; the first where that is none, or is not there any more.
+fn step_of<'p>(case: &Case, pipeline: &'p Pipeline) -> Result<(usize, &'p Step), Failure> {
+    let steps = || pipeline.steps.iter().enumerate();
+    let guilty = steps().find(|(_, step)| case.plugin() == Some(step.plugin.as_str()));
+    guilty
+        .or_else(|| steps().next())
+        .ok_or_else(|| Failure::new(format_args!("pipeline {} has no plugin that could be tested", pipeline.name)))
+}
+
+/// The record as a step gets it.
+fn records(dir: &Path, case: &Case, (at, step): (usize, &Step)) -> Result<Vec<DeadLetter>, Failure> {
+    if at == 0 {
+        return Ok(vec![case.letter.clone()]);
     }
+    // Its own words are enough, but for what goes wrong.
+    let quiet = |settings: &LogSettings| {
+        telemetry::init_logging(&LogSettings { level: "warn".to_owned(), json: settings.json })
+    };
+    let ready = Ready::read(dir, &ProcessEnvironment, quiet).map_err(|error| failure(LettersError::Start(error)))?;
+    letters::input_of(&ready, &case.letter, at).map_err(|why| {
+        Failure::new(format_args!(
+            "{} is step {}, and gets nothing of the record today: {}",
+            step.plugin,
+            at + 1,
+            plain(&why)
+        ))
+    })
 }
 
 /// Where the artifact was built: its own directory, or one of its name beside it.

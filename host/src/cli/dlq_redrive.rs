@@ -38,7 +38,8 @@ right above that. Kafka outputs carry the same `pelton-id` as they would have ha
 
 What fails again is a dead letter once more, which says how often it was redriven; it is redriven again only where it is
 named, or with --again. What is redriven is marked where the letters lie. To end it at any moment loses nothing: begin it
-again, and the rest follows. One redrive of a pipeline at a time. The daemon may run meanwhile.";
+again, and the rest follows. The daemon may run meanwhile, and other redrives: of two that begin with the same record at
+once, one writes it, and the other says that it has left it.";
 
 /// Send records through their pipeline again, at their own write times
 #[derive(Debug, clap::Args)]

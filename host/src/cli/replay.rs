@@ -10,6 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::dlq::short_id;
+use super::table::plain;
 use super::{Exit, Failure, Outcome, compiling, is_no_project, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::replay::{Replay, ReplayOptions, ReplayRefused};
@@ -17,11 +19,15 @@ use crate::daemon::{Ready, StartError};
 use crate::pipeline::SourceError;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::replay::{Part, ReplayError, ReplayProgress};
+use crate::record::Offset;
 use crate::telemetry;
 
 /// How often progress is shown: on a terminal, and in plain lines.
 const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Records that are named one by one in a page; JSON has all.
+const NAMED_MAX: usize = 20;
 
 const AFTER_HELP: &str = "\
 A place is PARTITION:OFFSET, TOPIC/PARTITION:OFFSET, a time (2026-01-01T00:00:00Z), a time ago (2 h ago), earliest or
@@ -33,8 +39,9 @@ latest. --from and --to may be repeated, once for each partition; a time holds f
 
 It writes what the pipeline wrote: the same cells with the same write times, into the same table, where nothing changes
 that is whole; or into another one, which is rebuilt. The clock starts at the nearest entry of the pipeline's journal, and
-what lies between is read and not written. Where that could not be exact, it refuses, and says why. The pipeline may run
-meanwhile: nothing is committed, and no group is joined.";
+what lies between is read and not written. Where that could not be exact, it refuses, and says why. So it does where a table
+is to be rebuilt and records were redriven with edits, or by other plugins: what came of those is in no topic. The pipeline
+may run meanwhile: nothing is committed, and no group is joined.";
 
 /// Read records again, as they were read, beside the daemon
 #[derive(Debug, clap::Args)]
@@ -57,6 +64,9 @@ pub(super) struct Args {
     /// Use today's plugins and configuration, also where the records were handled by others; needs --into
     #[arg(long)]
     with_current: bool,
+    /// Rebuild also where redrives wrote rows that no reading brings back; says which are missing
+    #[arg(long)]
+    without_redriven: bool,
     /// Write to Kafka outputs and dead letters too: every record of the range stands there once more
     #[arg(long)]
     include_topics: bool,
@@ -82,6 +92,9 @@ struct Summary {
     expired: u64,
     /// Records that plugins let go.
     filtered: u64,
+    /// Records that were redriven with content that is not in the topic: those rows are not written; none where the dead
+    /// letters cannot be read.
+    without_redriven: Option<Vec<String>>,
     /// Records that could not be handled, by code.
     dead_letters: BTreeMap<String, u64>,
     seconds: f64,
@@ -95,6 +108,9 @@ struct PartSummary {
     from: i64,
     /// One past the last.
     to: i64,
+    /// Where the range was meant to end, if the partition ends before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meant_to: Option<i64>,
     /// Where the clock starts.
     clock_from: i64,
 }
@@ -122,14 +138,15 @@ async fn replay(ready: Ready, args: Args) -> Outcome {
         into: args.into,
         with_current: args.with_current,
         include_topics: args.include_topics,
+        without_redriven: args.without_redriven,
     };
     let replay = Replay::prepare(&ready, &options).await.map_err(refused)?;
     let began = Instant::now();
     if !args.json {
-        replay.parts().iter().for_each(|part| say(line(part)));
+        replay.parts().iter().for_each(|part| say(line(part, replay.meant_end(&part.partition))));
     }
     let totals = if args.dry_run { Totals::default() } else { shown(&replay).await? };
-    let summary = Summary::of(&args.pipeline, args.dry_run, replay.parts(), totals, began.elapsed());
+    let summary = Summary::of(&args.pipeline, args.dry_run, &replay, totals, began.elapsed());
     if args.json {
         say_json(&summary)?;
     } else {
@@ -148,14 +165,15 @@ fn refused(error: ReplayRefused) -> Failure {
     }
 }
 
-fn line(part: &Part) -> String {
+fn line(part: &Part, meant_end: Option<Offset>) -> String {
     let Part { partition, from, until, start, .. } = part;
     let count = until.0 - from.0;
+    let cut = meant_end.map(|meant| format!("; it ends there, before {meant}")).unwrap_or_default();
     if count <= 0 {
-        return format!("{partition}: nothing from offset {from} on");
+        return format!("{partition}: nothing from offset {from} on{cut}");
     }
     let warm_up = if start < from { format!("; the clock starts at {start}") } else { String::new() };
-    format!("{partition}: offsets {from} to {}, {count} in all{warm_up}", until.0 - 1)
+    format!("{partition}: offsets {from} to {}, {count} in all{warm_up}{cut}", until.0 - 1)
 }
 
 /// Runs, and shows how far it is.
@@ -208,28 +226,44 @@ fn told(progress: &ReplayProgress, of_range: u64, blocked: Option<String>) -> (u
 }
 
 impl Summary {
-    fn of(pipeline: &str, dry_run: bool, parts: &[Part], totals: Totals, took: Duration) -> Self {
+    fn of(pipeline: &str, dry_run: bool, replay: &Replay, totals: Totals, took: Duration) -> Self {
         let part = |part: &Part| PartSummary {
             topic: part.partition.topic.to_string(),
             partition: part.partition.partition,
             from: part.from.0,
             to: part.until.0,
+            meant_to: replay.meant_end(&part.partition).map(|meant| meant.0),
             clock_from: part.start.0,
         };
         Self {
             pipeline: pipeline.to_owned(),
             dry_run,
-            parts: parts.iter().map(part).collect(),
+            parts: replay.parts().iter().map(part).collect(),
             records: totals.records,
             rows: totals.rows,
             expired: totals.expired,
             filtered: totals.filtered,
+            without_redriven: replay.redriven().ok().map(|redriven| redriven.ids().map(str::to_owned).collect()),
             dead_letters: totals.dead_letters,
             seconds: took.as_secs_f64(),
         }
     }
 
     fn print(&self) {
+        match &self.without_redriven {
+            Some(ids) if ids.is_empty() => {}
+            Some(ids) => {
+                say(format_args!(
+                    "redriven with content that is not in the topic, and not written by this: {}",
+                    ids.len()
+                ));
+                ids.iter().take(NAMED_MAX).for_each(|id| say(format_args!("    {}", plain(short_id(id)))));
+                if ids.len() > NAMED_MAX {
+                    say(format_args!("    and {} more (--json names all)", ids.len() - NAMED_MAX));
+                }
+            }
+            None => note("whether records were redriven is not known: the dead letters cannot be read"),
+        }
         if self.dry_run {
             say("nothing was read: leave --dry-run out to replay");
             return;

@@ -10,19 +10,22 @@ use std::sync::atomic::AtomicU64;
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
-use super::{Ready, StartError, compute_threads, services_of};
+use super::{Ready, StartError, alone, compute_threads, services_of};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, DeadLetterSettings, Environment, Pipeline, Problem, Project, Settings};
+use crate::config::{self, DeadLetterSettings, Environment, Pipeline, Problem, Settings};
 use crate::dead_letters::Place;
 use crate::dead_letters::cases::Cases;
 use crate::dead_letters::file::FilePlace;
 use crate::dead_letters::plan::Planned;
 use crate::dead_letters::redriving::{Choice, NotRedriven, RedriveError, Redriving, Report, Request, choose};
 use crate::kafka::KafkaPlace;
-use crate::pipeline::SourceError;
+use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
+use crate::pipeline::encode::Encoder;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::redrive::Redriver;
+use crate::pipeline::{DeadLetter, SourceError, Transform};
+use crate::record::{Batch, HeaderIter};
 use crate::shell;
 use crate::telemetry::Telemetry;
 
@@ -81,7 +84,7 @@ fn unknown_pipeline(name: &str, known: &[&str]) -> String {
     format!("there is no pipeline `{name}`; there is {known}")
 }
 
-fn place(settings: &Settings, pipeline: &Pipeline) -> Result<Arc<dyn Place>, LettersError> {
+pub(super) fn place(settings: &Settings, pipeline: &Pipeline) -> Result<Arc<dyn Place>, LettersError> {
     match &pipeline.dead_letters {
         DeadLetterSettings::File { path } => Ok(Arc::new(FilePlace::at(path))),
         DeadLetterSettings::Kafka { topic } => {
@@ -91,6 +94,39 @@ fn place(settings: &Settings, pipeline: &Pipeline) -> Result<Arc<dyn Place>, Let
             Ok(Arc::new(KafkaPlace::new(connection, topic, &pipeline.source.group, &settings.spill_dir)))
         }
     }
+}
+
+/// What a later step of a pipeline gets of a letter's record: what the steps before it make of it, with the plugins and the
+/// configuration of now. Asks no service.
+///
+/// # Errors
+/// Where it gets nothing of it: why.
+pub fn input_of(ready: &Ready, letter: &DeadLetter, at: usize) -> Result<Vec<DeadLetter>, String> {
+    let prepared = ready.pipelines.iter().find(|prepared| prepared.pipeline.name == letter.pipeline);
+    let prepared = prepared.ok_or("its pipeline is not there any more")?;
+    let transforms: Vec<Arc<dyn Transform>> =
+        prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
+    let set_fields = transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
+    let chain = Chain::new(&transforms, Arc::new(Encoder { format: prepared.pipeline.source.format, set_fields }));
+    let mut read = Batch::new(letter.source.clone());
+    let headers = HeaderIter::new(&letter.headers);
+    read.push(letter.offset, letter.timestamp_ms, letter.key.as_deref(), letter.value.as_deref(), headers);
+    let (got, said) = chain.before(at, Arc::new(read))?;
+    if let Some(failure) = said.failures.values().next() {
+        return Err(format!("{}: {}: {}", failure.stage, failure.code, failure.message));
+    }
+    if got.is_empty() {
+        return Err("an earlier step lets it go".to_owned());
+    }
+    let part = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+    let record = |row: usize| DeadLetter {
+        timestamp_ms: got.timestamp_ms(row),
+        key: part(got.keys.get(row)),
+        value: part(got.values.get(row)),
+        headers: part(got.headers.get(row)).unwrap_or_default(),
+        ..letter.clone()
+    };
+    Ok((0..got.len()).map(record).collect())
 }
 
 /// A redrive that can run.
@@ -118,8 +154,7 @@ impl Redrive {
         let export = format!("`pelton dlq export{}` prints the ids", shell::project(&project.dir));
         let choice = choose(&cases, &request).map_err(|why| LettersError::Words(format!("{why}; {export}")))?;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        // What other pipelines need may be away.
-        let project = Project { pipelines: vec![prepared.pipeline.clone()], ..project.clone() };
+        let project = alone(project, &prepared.pipeline);
         let deadline = Instant::now() + project.settings.startup_wait;
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, Environment, LogSettings, Problem, Project};
+use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, Project};
 use crate::pipeline::compute::Compute;
 use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
@@ -221,6 +221,11 @@ async fn services_of(project: &Project, pipelines: &[PreparedPipeline]) -> Resul
             (_, false) => Err(StartError::Refused(ConfigErrors::new([asked.unreachable, errors].concat()))),
         };
     }
+}
+
+/// A project as if it had one pipeline only, for what is done with that one: what others need may be away.
+fn alone(project: &Project, pipeline: &Pipeline) -> Project {
+    Project { pipelines: vec![pipeline.clone()], ..project.clone() }
 }
 
 /// What leads a command of `pelton` to this daemon, whatever directory and shell it is typed in: the project's directory,

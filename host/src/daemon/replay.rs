@@ -11,11 +11,14 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
-use super::{Ready, StartError, compute_threads};
+use super::letters::{self, LettersError};
+use super::{Ready, StartError, alone, compute_threads};
 use crate::cassandra::Cassandra;
 use crate::cassandra::creation::creation;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline, Problem};
+use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline, Problem, Project};
+use crate::dead_letters::plan::line_of;
+use crate::dead_letters::rebuilding::Redriven;
 use crate::kafka::{KafkaJournal, KafkaRanges};
 use crate::pipeline::SourceError;
 use crate::pipeline::bounds::{self, Bound, BoundsError};
@@ -25,9 +28,13 @@ use crate::pipeline::line::Line;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::ranges::Ranges;
 use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted, plan};
+use crate::record::{Offset, TopicPartition};
 use crate::sqlite::SqliteReader;
 use crate::startup::{self, PreparedPipeline};
 use crate::telemetry::Telemetry;
+
+/// Ids that a refusal names.
+const NAMED_MAX: usize = 5;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +51,8 @@ pub struct ReplayOptions {
     pub with_current: bool,
     /// Kafka outputs and dead letters too.
     pub include_topics: bool,
+    /// Without what redrives wrote and the topics do not have.
+    pub without_redriven: bool,
 }
 
 /// A replay that can run.
@@ -51,6 +60,9 @@ pub struct Replay {
     line: Arc<Line>,
     ranges: KafkaRanges,
     parts: Vec<Part>,
+    /// Where ranges were meant to end that their partitions end before.
+    cut: BTreeMap<TopicPartition, Offset>,
+    redriven: Result<Redriven, LettersError>,
     progress: Arc<ReplayProgress>,
     /// The outputs that are written.
     written: BTreeSet<String>,
@@ -68,6 +80,18 @@ pub enum ReplayRefused {
     /// The tables or plugins are not as they should be.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Redrives wrote what the topics do not have.
+    #[error(
+        "this range cannot be rebuilt exactly: {} of its records were redriven with content that is not in the topic, and \
+         their rows would be missing ({}); --without-redriven goes on without them, and names them all",
+        .0.len(), some(.0)
+    )]
+    Redriven(Redriven),
+    /// Nobody knows what was redriven.
+    #[error(
+        "what was redriven cannot be told, as the dead letters cannot be read: {0}; --without-redriven goes on without it"
+    )]
+    Letters(LettersError),
     /// The topics or the journal cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -78,6 +102,15 @@ pub enum ReplayRefused {
 
 fn lines(refusals: &[Refusal]) -> String {
     refusals.iter().map(|refusal| format!("  {refusal}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The first few ids.
+fn some(redriven: &Redriven) -> String {
+    let short = |id: &str| id.strip_suffix("/dead-letter").unwrap_or(id).to_owned();
+    let named: Vec<String> = redriven.ids().take(NAMED_MAX).map(short).collect();
+    let more = redriven.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 impl From<BoundsError> for ReplayRefused {
@@ -100,9 +133,10 @@ impl Replay {
         let (prepared, tables) = into(find(ready, &options.pipeline)?, options)?;
         let pipeline = &prepared.pipeline;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
-        let settings = &ready.project.settings;
+        let project = alone(&ready.project, pipeline);
+        let settings = &project.settings;
         let deadline = Instant::now() + settings.startup_wait;
-        let (services, absent) = startup::reach(&ready.project, settings.startup_wait).await;
+        let (services, absent) = startup::reach(&project, settings.startup_wait).await;
         match (absent.unreachable, absent.refused) {
             (unreachable, refused) if !refused.is_empty() => {
                 let all = refused.into_iter().chain(unreachable).collect();
@@ -115,7 +149,7 @@ impl Replay {
         }
         let (telemetry, clock) = (Telemetry::new(), Arc::clone(&clock));
         let connector =
-            Connector { project: &ready.project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
+            Connector { project: &project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
         let connection = connector.kafka(pipeline, "source.kafka")?;
         let JournalSettings::Kafka { topic } = &pipeline.journal else {
             return words(format!(
@@ -148,13 +182,16 @@ impl Replay {
         };
         let wanted =
             Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: options.with_current };
-        let (mut parts, mut refusals) = (Vec::new(), Vec::new());
+        let (mut parts, mut refusals, mut cut) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (partition, (from, to)) in bounds {
             let extent = ranges.extent(&partition).await?;
-            let from = from.offset(&ranges, &partition, &extent).await?;
+            let begin = from.offset(&ranges, &partition, &extent).await?;
             let until = to.offset(&ranges, &partition, &extent).await?;
+            let range = bounds::range(&partition, (&from, &to), (begin, until), &extent);
+            let (range, meant) = range.map_err(ReplayRefused::Words)?;
+            cut.extend(meant.map(|meant| (partition.clone(), meant)));
             let pages = journal.read(&partition, None).await?;
-            match plan(&partition, (from, until), &extent, pages, wanted) {
+            match plan(&partition, range, &extent, pages, wanted) {
                 Ok(part) => parts.push(part),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -162,13 +199,28 @@ impl Replay {
         if !refusals.is_empty() {
             return Err(ReplayRefused::Inexact(refusals));
         }
-        Ok(Self { line: Arc::new(line), ranges, parts, progress: Arc::default(), written })
+        let redriven = redriven(&project, pipeline, &parts, (wanted, options)).await?;
+        Ok(Self { line: Arc::new(line), ranges, parts, cut, redriven, progress: Arc::default(), written })
+    }
+
+    /// What redrives wrote in the range, and this does not.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn redriven(&self) -> Result<&Redriven, &LettersError> {
+        self.redriven.as_ref()
     }
 
     /// What will be read.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Where the range of a partition was meant to end, if the partition ends before that.
+    #[must_use]
+    pub fn meant_end(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.cut.get(partition).copied()
     }
 
     /// How far it is.
@@ -193,6 +245,29 @@ impl Replay {
         let mut totals = self.line.meters.totals();
         totals.rows.retain(|output, _| self.written.contains(output));
         Ok(totals)
+    }
+}
+
+/// What was redriven of the range, or why that is not known; a table that is rebuilt must not lack it unasked.
+async fn redriven(
+    project: &Project,
+    pipeline: &Pipeline,
+    parts: &[Part],
+    (wanted, options): (Wanted<'_>, &ReplayOptions),
+) -> Result<Result<Redriven, LettersError>, ReplayRefused> {
+    let is_read = |partition: &TopicPartition, offset: Offset| {
+        parts.iter().any(|part| part.partition == *partition && (part.from..part.until).contains(&offset))
+    };
+    let line = line_of(wanted.digests, wanted.configuration);
+    let redriven = async {
+        let place = letters::place(&project.settings, pipeline)?;
+        Ok::<_, LettersError>(Redriven::read(&*place, &pipeline.name, is_read, (&line, wanted.may_differ)).await?)
+    };
+    let must_be_whole = !options.into.is_empty() && !options.without_redriven;
+    match redriven.await {
+        Ok(redriven) if must_be_whole && !redriven.is_empty() => Err(ReplayRefused::Redriven(redriven)),
+        Err(error) if must_be_whole => Err(ReplayRefused::Letters(error)),
+        known => Ok(known),
     }
 }
 
@@ -268,7 +343,7 @@ async fn bounds(
     pipeline: &Pipeline,
     options: &ReplayOptions,
     now_ms: i64,
-) -> Result<BTreeMap<crate::record::TopicPartition, (Bound, Bound)>, ReplayRefused> {
+) -> Result<BTreeMap<TopicPartition, (Bound, Bound)>, ReplayRefused> {
     let read = |texts: &[String]| -> Result<Vec<Bound>, ReplayRefused> {
         texts.iter().map(|text| Bound::parse(text, now_ms).map_err(ReplayRefused::Words)).collect()
     };

@@ -1,8 +1,8 @@
 //! A letter as a test case of a plugin.
 //!
-//! In: a case's letter, the plugin's directory, the step's configuration. Out: a folder under `cases/` that `pelton plugin
-//! test` reads: `input.jsonl` with the one record as it was read, and `config.yaml`. What is expected of it is left to
-//! whoever knows. Never overwrites a case.
+//! In: the record as the plugin gets it (several where an earlier step makes more of it), the plugin's directory, the step's
+//! configuration. Out: a folder under `cases/` that `pelton plugin test` reads: `input.jsonl` and `config.yaml`. What is
+//! expected of it is left to whoever knows. Never overwrites a case.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,11 +24,11 @@ pub fn name_of(letter: &DeadLetter) -> String {
 ///
 /// # Errors
 /// Where it is there already, or cannot be written.
-pub fn write(plugin_dir: &Path, name: &str, letter: &DeadLetter, config: &Value) -> io::Result<PathBuf> {
+pub fn write(plugin_dir: &Path, name: &str, records: &[DeadLetter], config: &Value) -> io::Result<PathBuf> {
     let folder = plugin_dir.join("cases").join(name);
     std::fs::create_dir_all(plugin_dir.join("cases"))?;
     std::fs::create_dir(&folder)?;
-    std::fs::write(folder.join("input.jsonl"), input(letter))?;
+    std::fs::write(folder.join("input.jsonl"), records.iter().map(input).collect::<String>())?;
     if !config.is_null() {
         // JSON is YAML too.
         std::fs::write(folder.join("config.yaml"), format!("{config:#}\n"))?;
@@ -102,7 +102,8 @@ mod tests {
             };
             let name = name_of(&letter);
             assert_eq!(name, format!("negative_amount-in-2-{at}"));
-            let folder = write(dir.path(), &name, &letter, &json!({ "vat": 19 })).expect("written");
+            let folder =
+                write(dir.path(), &name, std::slice::from_ref(&letter), &json!({ "vat": 19 })).expect("written");
             let text = std::fs::read_to_string(folder.join("input.jsonl")).expect("an input");
             let case = cases::Case::read_for_test(folder).expect(&text);
             assert_eq!(
@@ -111,7 +112,7 @@ mod tests {
                 "{text}"
             );
         }
-        let again = write(dir.path(), "negative_amount-in-2-0", &letter(0, ""), &Value::Null);
+        let again = write(dir.path(), "negative_amount-in-2-0", &[letter(0, "")], &Value::Null);
         assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
     }
 }

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Entry, Found, Mark, Place};
+use super::{Entry, Found, Mark, Place, Reached};
+use crate::pipeline::checkpoint::H_MAX;
 use crate::pipeline::{DeadLetter, SourceError};
 use crate::record::WriteTime;
 
@@ -30,7 +31,29 @@ pub type CaseKey = (String, i64);
 /// A record's time on the write clock: its write time without the epoch.
 #[must_use]
 pub fn h_of(write_time: WriteTime) -> i64 {
-    write_time.0 - write_time.0.rem_euclid(10)
+    write_time.0.saturating_sub(write_time.0.rem_euclid(10))
+}
+
+/// Whether a write clock gives such times: from 1970 to the end of the year 9999.
+#[must_use]
+pub fn is_write_time(at: i64) -> bool {
+    (0..=H_MAX).contains(&at)
+}
+
+/// Whether a letter can be one of ours: anybody may write to where letters lie, and what we count on from here on is what
+/// our own clock, a topic and a redrive give.
+#[must_use]
+pub fn is_letter(letter: &DeadLetter) -> bool {
+    is_write_time(letter.write_time.0)
+        && (0..i64::MAX).contains(&letter.offset.0)
+        && letter.source.partition >= 0
+        && letter.redrives < u32::MAX
+}
+
+/// Whether a mark can be one of ours.
+#[must_use]
+pub fn is_mark(mark: &Mark) -> bool {
+    is_write_time(mark.write_time) && mark.h == h_of(WriteTime(mark.write_time)) && mark.redrive > 0
 }
 
 /// One record that could not be handled.
@@ -44,7 +67,7 @@ pub struct Case {
     pub missing: Option<String>,
     /// Bytes of key, value and headers.
     pub bytes: usize,
-    /// Marks of redrives of this letter: those that have begun, and those that are done.
+    /// Marks of the record's redrives: those that have begun, and those that are done; also those that led to the letter.
     pub marks: Vec<Mark>,
 }
 
@@ -70,13 +93,25 @@ impl Case {
     /// Where it stands with it.
     #[must_use]
     pub fn state(&self) -> State {
-        if self.marks.iter().any(|mark| mark.done) {
+        if self.marks.iter().any(|mark| mark.done && self.follows(mark)) {
             State::Redriven
         } else if self.letter.redrives > 0 {
             State::FailedAgain
         } else {
             State::Open
         }
+    }
+
+    /// Whether a mark speaks of what came after the letter: a redrive of it, or one beside that which led to it.
+    fn follows(&self, mark: &Mark) -> bool {
+        mark.redrive > self.letter.redrives || mark.write_time > self.letter.write_time.0
+    }
+
+    /// Marks of what may stand at the outputs at the letter's write time or above. A redrive that led to the letter has
+    /// left what the letter says; one that is done has left all of it.
+    pub fn standing(&self) -> impl Iterator<Item = &Mark> {
+        let at = self.letter.write_time.0;
+        self.marks.iter().filter(move |mark| self.follows(mark) || mark.done && mark.write_time >= at)
     }
 
     /// When it became a dead letter, as far as known; else the record's own time.
@@ -130,6 +165,8 @@ pub struct Cases {
     pub cases: BTreeMap<CaseKey, Case>,
     /// What is no letter of ours: how much, and where the first stands.
     pub foreign: (u64, Option<String>),
+    /// How far the place was read.
+    pub reached: Reached,
 }
 
 impl Cases {
@@ -143,8 +180,8 @@ impl Cases {
         keep: impl Fn(&CaseKey) -> bool + Send + Sync,
     ) -> Result<Self, SourceError> {
         let (mut cases, mut marks) = (Self::default(), Vec::new());
-        place
-            .read(&mut |entry| match entry {
+        let reached = place
+            .read(&Reached::default(), &mut |entry| match entry {
                 Entry::Letter(found) if found.letter.pipeline == pipeline => cases.letter(*found, &keep),
                 Entry::Letter(_) => {}
                 Entry::Marks(found) => marks.extend(found.into_iter().filter(|mark| mark.pipeline == pipeline)),
@@ -157,6 +194,7 @@ impl Cases {
         for mark in marks {
             cases.mark(mark);
         }
+        cases.reached = reached;
         Ok(cases)
     }
 
@@ -164,8 +202,9 @@ impl Cases {
         let Found { mut letter, at, missing } = found;
         let key = (letter.id.clone(), h_of(letter.write_time));
         if let Some(known) = self.cases.get(&key)
-            // A repeat says the same; one that is whole says more.
-            && (known.letter.redrives, known.missing.is_none()) > (letter.redrives, missing.is_none())
+            // Of several redrives at once the highest write time counts. A repeat says the same; one that is whole says more.
+            && (known.letter.redrives, known.letter.write_time, known.missing.is_none())
+                > (letter.redrives, letter.write_time, missing.is_none())
         {
             return;
         }
@@ -177,11 +216,8 @@ impl Cases {
         self.cases.insert(key, Case { letter, at, missing, bytes, marks: Vec::new() });
     }
 
-    /// A mark speaks of the redrive that follows the letter; older ones have led to the letter.
     fn mark(&mut self, mark: Mark) {
-        if let Some(case) = self.cases.get_mut(&(mark.id.clone(), mark.h))
-            && mark.redrive > case.letter.redrives
-        {
+        if let Some(case) = self.cases.get_mut(&(mark.id.clone(), mark.h)) {
             case.marks.push(mark);
         }
     }
@@ -294,6 +330,49 @@ pub(super) mod tests {
         assert_eq!((cases.cases.len(), cases.foreign), (1, (1, Some(format!("{}:2", path.display())))));
         let case = cases.cases.values().next().expect("one");
         assert_eq!((case.letter.value.as_ref(), case.bytes), (None, 2), "the record's own bytes were not asked for");
+    }
+
+    /// Letters and marks that nobody of us can have written, each with numbers that lead out of their types.
+    pub(in crate::dead_letters) fn forged() -> (Vec<DeadLetter>, Vec<Mark>) {
+        let one = letter(1, "a");
+        let at = |write_time| DeadLetter { write_time: WriteTime(write_time), ..one.clone() };
+        let letters = vec![
+            at(i64::MIN),
+            at(-1),
+            at(i64::MAX),
+            at(H_MAX + 1),
+            DeadLetter { offset: Offset(-1), ..one.clone() },
+            DeadLetter { offset: Offset(i64::MAX), ..one.clone() },
+            DeadLetter { source: TopicPartition::new("in", -1), ..one.clone() },
+            DeadLetter { redrives: u32::MAX, ..one.clone() },
+        ];
+        let own = mark(&one, true, "x");
+        let marks = vec![
+            Mark { write_time: i64::MAX, h: h_of(WriteTime(i64::MAX)), ..own.clone() },
+            Mark { write_time: i64::MIN, h: i64::MIN, ..own.clone() },
+            Mark { h: own.h + 10, ..own.clone() },
+            Mark { redrive: 0, ..own },
+        ];
+        (letters, marks)
+    }
+
+    #[tokio::test]
+    async fn a_forged_letter_or_mark_is_none_of_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("orders.jsonl");
+        let place = FilePlace::at(&path);
+        let (letters, marks) = forged();
+        let file = FileDeadLetters::open(&path).expect("it opens");
+        file.write(vec![letter(1, "a")]).await;
+        file.write(letters.clone()).await;
+        place.mark(&marks).await.expect("marked");
+        let cases = Cases::read(&place, "orders", |_| true).await.expect("a place");
+        let foreign = (letters.len() + marks.len()) as u64;
+        assert_eq!((cases.cases.len(), cases.foreign), (1, (foreign, Some(format!("{}:2", path.display())))));
+        assert_eq!(read(&place).await, [(1, State::Open)]);
+        // The last moment that a clock gives is one.
+        file.write(vec![DeadLetter { write_time: WriteTime(H_MAX), ..letter(1, "a") }]).await;
+        assert_eq!(read(&place).await, [(1, State::Open), (1, State::Open)]);
     }
 
     #[tokio::test]

@@ -5,12 +5,15 @@
 //! not done with it. Of a rotated file only what has the path's name now is read.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Entry, Found, Mark, Place, on_a_thread};
+use super::cases::{is_letter, is_mark};
+use super::place::on_a_thread;
+use super::{Entry, Found, Mark, Place, Reached};
 use crate::pipeline::SourceError;
 use crate::pipeline::dead_letter_file::{DeadLetterLine, LetterFile};
 
@@ -35,13 +38,15 @@ impl Place for FilePlace {
         self.letters.display().to_string()
     }
 
-    async fn read(&self, each: &mut (dyn FnMut(Entry) + Send)) -> Result<(), SourceError> {
-        let Self { letters, marks } = self.clone();
+    async fn read(&self, since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError> {
+        let (Self { letters, marks }, since) = (self.clone(), since.clone());
         let read = move |each: &mut dyn FnMut(Entry)| {
-            lines(&letters, |at, line| each(entry(at, line)))?;
-            lines(&marks, |at, line| {
-                each(serde_json::from_slice(line).map_or_else(|_| Entry::Foreign(at), |mark| Entry::Marks(vec![mark])));
-            })
+            let mut reached = since.clone();
+            let letters = lines(&letters, &since, false, |at, line| each(entry(at, line)))?;
+            // Who decides by the order of marks must not see one whose writer takes it back.
+            let marks = lines(&marks, &since, true, |at, line| each(mark(at, line)))?;
+            reached.0.extend(letters.into_iter().chain(marks));
+            Ok(reached)
         };
         on_a_thread(read, each).await
     }
@@ -65,29 +70,53 @@ fn refused(path: &Path, error: &io::Error) -> SourceError {
     SourceError::Refused(format!("{}: {error}", path.display()))
 }
 
-/// Every whole line of a file, with its place; nothing where there is no file yet.
-fn lines(path: &Path, mut each: impl FnMut(String, &[u8])) -> Result<(), SourceError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(path, &error)),
+/// Every whole line of a file from where an earlier reading ended, with its place, counted from there; nothing where
+/// there is no file yet. Answers the file, by its inode, and where to read it on. While it is locked, nobody writes to it.
+fn lines(
+    path: &Path,
+    since: &Reached,
+    is_locked: bool,
+    mut each: impl FnMut(String, &[u8]),
+) -> Result<Option<(u64, u64)>, SourceError> {
+    let opened = || -> io::Result<Option<(BufReader<File>, u64, u64)>> {
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        if is_locked {
+            file.lock_shared()?;
+        }
+        let metadata = file.metadata()?;
+        // A shorter file is another one.
+        let begin = Some(since.of(metadata.ino())).filter(|begin| *begin <= metadata.len()).unwrap_or(0);
+        file.seek(SeekFrom::Start(begin))?;
+        Ok(Some((BufReader::new(file), metadata.ino(), begin)))
     };
-    let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+    let Some((mut reader, inode, mut end)) = opened().map_err(|error| refused(path, &error))? else { return Ok(None) };
+    let mut line = Vec::new();
     for number in 1.. {
         line.clear();
         reader.read_until(b'\n', &mut line).map_err(|error| refused(path, &error))?;
         if line.last() != Some(&b'\n') {
-            return Ok(());
+            break;
         }
+        end += line.len() as u64;
         each(format!("{}:{number}", path.display()), &line);
     }
-    Ok(())
+    Ok(Some((inode, end)))
 }
 
-fn entry(at: String, line: &[u8]) -> Entry {
+/// What a line of a file of letters is.
+pub(crate) fn entry(at: String, line: &[u8]) -> Entry {
     let read = serde_json::from_slice::<DeadLetterLine>(line).ok().and_then(|line| line.letter().ok());
-    match read {
+    match read.filter(is_letter) {
         Some(letter) => Entry::Letter(Box::new(Found { letter, at, missing: None })),
         None => Entry::Foreign(at),
     }
+}
+
+/// What a line of the marks beside it is.
+pub(crate) fn mark(at: String, line: &[u8]) -> Entry {
+    let mark = serde_json::from_slice(line).ok().filter(is_mark);
+    mark.map_or(Entry::Foreign(at), |mark| Entry::Marks(vec![mark]))
 }

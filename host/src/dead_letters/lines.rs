@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::cases::{Case, CaseKey, h_of};
+use super::cases::{Case, CaseKey, h_of, is_write_time};
 use crate::pipeline::DeadLetter;
 use crate::pipeline::json_patch;
 use crate::record::{self, HeaderIter, SetCell, WriteTime, push_header};
@@ -143,7 +143,14 @@ fn read_line(number: usize, line: &str) -> Result<Edited, String> {
     let fixed: BTreeMap<String, Value> =
         FIXED.iter().filter_map(|name| Some(((*name).to_owned(), plain(members.get(*name)?)))).collect();
     let id = fixed.get("id").and_then(Value::as_str).ok_or("`id` is missing: it says which letter it is")?.to_owned();
-    let write_time = fixed.get("write_time").and_then(Value::as_i64);
+    let number_of = |name: &str, is_one: fn(i64) -> bool| match fixed.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_i64().filter(|number| is_one(*number)).map(Some).ok_or_else(|| {
+            format!("`{name}` is {value}, which no record has: leave it as `pelton dlq export` wrote it")
+        }),
+    };
+    let write_time = number_of("write_time", is_write_time)?;
+    number_of("offset", |offset| offset >= 0)?;
     let edit = Edit { key: key_of(&members)?, value: value_of(&members)?, headers: headers_of(&members)? };
     Ok(Edited { number, id, write_time, fixed, edit })
 }
@@ -347,6 +354,11 @@ mod tests {
         assert!(edited("\"value\":{}", "\"valeu\":{}").expect_err("a slip").contains("no key `valeu`"));
         let twice = edited("\"value\":{}", "\"value\":{},\"value_text\":\"\"").expect_err("two values");
         assert!(twice.contains("value and value_text stand side by side"), "{twice}");
+        for at in ["-9223372036854775808", "9223372036854775807", "18446744073709551616", "-1", "\"soon\"", "1.5"] {
+            let forged = edited("\"write_time\":1000070", &format!("\"write_time\":{at}")).expect_err(at);
+            assert!(forged.starts_with("line 1: `write_time` is ") && forged.contains("pelton dlq export"), "{forged}");
+        }
+        assert!(edited("\"offset\":7", "\"offset\":-7").expect_err("no offset").contains("line 1: `offset` is -7"));
         assert!(edited("\"id\"", "\"code\"").expect_err("no id").contains("`id` is missing"));
         assert_eq!(
             edited("\"value\":{}", "\"value\":{\"a\":1}").map(|edit| edit.value),

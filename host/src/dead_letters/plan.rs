@@ -72,11 +72,13 @@ pub fn plan(case: &Case, edit: Edit, line: &str) -> Result<Planned, String> {
     let letter = edit.apply(&case.letter);
     let content = content(&letter, line);
     let own = case.letter.write_time.0 + i64::from(case.letter.partial);
-    let last = case.marks.iter().max_by_key(|mark| mark.write_time).filter(|mark| mark.write_time >= own);
-    let at = match last {
-        Some(mark) if mark.content == content => mark.write_time,
-        Some(mark) => mark.write_time + 1,
-        None => own,
+    let last = case.standing().map(|mark| mark.write_time).max().filter(|last| *last >= own);
+    // Of several contents at one write time nobody knows here which was written.
+    let is_same = |last| case.standing().filter(|mark| mark.write_time == last).all(|mark| mark.content == content);
+    let (at, has_begun) = match last {
+        Some(last) if is_same(last) => (last, true),
+        Some(last) => (last + 1, false),
+        None => (own, false),
     };
     let write_time = WriteTime(at);
     if h_of(write_time) != h_of(case.letter.write_time) {
@@ -86,12 +88,17 @@ pub fn plan(case: &Case, edit: Edit, line: &str) -> Result<Planned, String> {
             u32::from(EPOCH_MAX) + 1
         ));
     }
-    let has_begun = last.is_some_and(|mark| mark.content == content);
     Ok(Planned { letter, write_time, content, has_begun })
 }
 
+/// What stands for a line: its plugins and its configuration.
+#[must_use]
+pub fn line_of(digests: &[String], configuration: &str) -> String {
+    format!("{} {configuration}", digests.join(","))
+}
+
 /// What is written: the record, and what makes rows of it.
-fn content(letter: &DeadLetter, line: &str) -> String {
+pub(super) fn content(letter: &DeadLetter, line: &str) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: Option<&[u8]>| {
         hash.update(bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
@@ -184,6 +191,31 @@ mod tests {
         assert_eq!(at(&case(failed.clone(), &[]), edited("b")).0, own);
         let in_part = DeadLetter { partial: true, write_time: WriteTime(own + 1), ..failed };
         assert_eq!(at(&case(in_part, &[]), edited("b")).0, own + 2);
+    }
+
+    #[test]
+    fn of_two_contents_at_one_write_time_neither_is_repeated_there() {
+        let whole = letter(1, "a");
+        let own = whole.write_time.0;
+        let marks = [super::super::cases::tests::mark(&whole, false, "x"), {
+            let content = plan(&case(whole.clone(), &[]), edited("b"), LINE).expect("room").content;
+            super::super::cases::tests::mark(&whole, false, &content)
+        }];
+        assert_eq!(at(&case(whole.clone(), &marks), edited("b")), (own + 1, false));
+        let [first, second] = marks;
+        assert_eq!(at(&case(whole, &[second, first]), edited("b")), (own + 1, false), "in any order");
+    }
+
+    #[test]
+    fn what_a_redrive_beside_the_one_that_failed_has_written_is_not_written_over() {
+        // One redrive wrote above, and was done; the other failed in part, and its letter is the newest.
+        let first = letter(1, "a");
+        let own = first.write_time.0;
+        let beside = Mark { write_time: own + 1, ..super::super::cases::tests::mark(&first, true, "x") };
+        let failed = DeadLetter { redrives: 1, partial: true, ..first };
+        let case = case(failed, &[beside]);
+        assert_eq!(case.state(), super::super::cases::State::Redriven);
+        assert_eq!(at(&case, edited("b")), (own + 2, false));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! In: a place, a line of its own, and what an operator asked for. Out: rows and records as of any other batch, letters of
 //! what failed again, and marks. Each round is marked before it begins and when all of it is durable: whoever is killed
-//! between the two leaves letters that are still open, and the next redrive writes the same cells at the same times.
+//! between the two leaves letters that are still open, and the next redrive writes the same cells at the same times. Of
+//! two redrives that begin with one record at once, the one whose mark stands later leaves it to the other.
 //! Never redrives by itself what failed again, and never what was redriven already.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::cases::{Case, CaseKey, Cases, Filter, State, slices};
+use super::claims::Claims;
 use super::lines::{Edit, Edited, SetField, set};
-use super::plan::{Planned, Round, plan, rounds};
+use super::plan::{Planned, Round, line_of, plan, rounds};
 use super::{Mark, Place};
 use crate::clock::Clock;
 use crate::pipeline::compute::Panicked;
@@ -160,7 +162,7 @@ impl Redriving<'_> {
     pub async fn rehearse(&self, choice: &Choice) -> Result<(Vec<Planned>, Vec<NotRedriven>), SourceError> {
         let (mut all, mut refused) = (Vec::new(), Vec::new());
         for slice in slices(&choice.chosen) {
-            let (planned, not) = self.plan(&slice).await?;
+            let (planned, not, _) = self.plan(&slice).await?;
             // Only what is told of them is of interest.
             let told = |mut planned: Planned| {
                 (planned.letter.key, planned.letter.value, planned.letter.headers) = (None, None, Vec::new());
@@ -179,24 +181,25 @@ impl Redriving<'_> {
     pub async fn run(&self, choice: &Choice) -> Result<Report, RedriveError> {
         let mut report = Report::default();
         for slice in slices(&choice.chosen) {
-            let (planned, refused) = self.plan(&slice).await?;
+            let (planned, refused, mut claims) = self.plan(&slice).await?;
             self.done.fetch_add(refused.len() as u64, Ordering::Relaxed);
             report.refused.extend(refused);
             let limits = self.redriver.line().batch;
             let limits = BatchLimits { records: limits.records.min(ROUND_RECORDS), ..limits };
             for round in rounds(planned, limits) {
-                self.round(&round, &mut report).await?;
-                self.done.fetch_add(round.records.len() as u64, Ordering::Relaxed);
+                let count = round.records.len() as u64;
+                self.round(round, &mut claims, &mut report).await?;
+                self.done.fetch_add(count, Ordering::Relaxed);
             }
         }
         Ok(report)
     }
 
     /// Reads some letters whole, and plans them as they stand now.
-    async fn plan(&self, keys: &BTreeSet<CaseKey>) -> Result<(Vec<Planned>, Vec<NotRedriven>), SourceError> {
+    async fn plan(&self, keys: &BTreeSet<CaseKey>) -> Result<(Vec<Planned>, Vec<NotRedriven>, Claims), SourceError> {
         let cases = Cases::read(self.place, self.pipeline, |key| keys.contains(key)).await?;
         let line = self.redriver.line();
-        let line = format!("{} {}", line.digests.join(","), line.configuration);
+        let line = line_of(&line.digests, &line.configuration);
         let (mut planned, mut refused) = (Vec::new(), Vec::new());
         for key in keys {
             // Another redrive may have been faster; retention as well.
@@ -206,15 +209,31 @@ impl Redriving<'_> {
                 Err(message) => refused.push(NotRedriven { id: key.0.clone(), code: None, message }),
             }
         }
-        Ok((planned, refused))
+        let claims = Claims::after(cases.reached, &planned);
+        Ok((planned, refused, claims))
     }
 
-    async fn round(&self, round: &Round, report: &mut Report) -> Result<(), RedriveError> {
+    async fn round(&self, round: Round, claims: &mut Claims, report: &mut Report) -> Result<(), RedriveError> {
         let now_ms = self.clock.now_ms();
         let begin: Vec<Mark> =
             round.records.iter().filter(|one| !one.has_begun).map(|one| one.mark(false, now_ms)).collect();
         if !begin.is_empty() {
             self.place.mark(&begin).await?;
+        }
+        let (first, later) = claims.settle(self.place, self.pipeline, round.records).await?;
+        report.refused.extend(later.into_iter().map(|one| {
+            NotRedriven {
+                id: one.letter.id,
+                code: None,
+                message:
+                    "another redrive has begun with it, with other content, and goes first: look what comes of it \
+                      (`pelton dlq show`), and redrive it again where this content is still wanted"
+                        .to_owned(),
+            }
+        }));
+        let round = Round { records: first, ..round };
+        if round.records.is_empty() {
+            return Ok(());
         }
         let records: Vec<_> = round.records.iter().map(|one| (&one.letter, one.write_time)).collect();
         let mut failed = self.redriver.redrive(&round.source, &records).await?;

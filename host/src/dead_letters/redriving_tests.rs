@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::cases::tests::letter;
+use async_trait::async_trait;
+use tokio::sync::Barrier;
+
+use super::cases::tests::{letter, mark};
 use super::cases::{Cases, Filter, State};
 use super::file::FilePlace;
 use super::lines::SetField;
 use super::redriving::{Choice, NotRedriven, Redriving, Report, Request, choose};
+use super::{Entry, Mark, Place, Reached};
 use crate::clock::ManualClock;
 use crate::config::{ErrorSettings, Format, Mask, Poison, Tombstones};
 use crate::memory::{MemorySink, MemoryTransform, OwnedValue, Step};
@@ -24,7 +28,7 @@ use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
 use crate::pipeline::redrive::Redriver;
 use crate::pipeline::{
-    BatchLimits, CellSpec, DeadLetter, DeadLetters as _, FailureKind, Sink as _, Subscription, Transform,
+    BatchLimits, CellSpec, DeadLetter, DeadLetters as _, FailureKind, Sink as _, SourceError, Subscription, Transform,
 };
 use crate::record::{Digest, TopicPartition};
 use crate::telemetry::Telemetry;
@@ -54,37 +58,43 @@ fn picky() -> MemoryTransform {
     })
 }
 
+/// A line of its own to this table, with its letters in this directory.
+fn redriver(dir: &Path, table: &MemorySink) -> Redriver {
+    let transforms: Vec<Arc<dyn Transform>> = vec![Arc::new(picky())];
+    let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
+    let output = OutputEncoder::new("default", table.wants(), &Tombstones::Reject, &[Vec::new()]);
+    let line = Line {
+        name: "orders".into(),
+        topics: vec!["orders".into()],
+        chain: Chain::new(&transforms, Arc::clone(&encoder)),
+        encoder,
+        outputs: vec![LineOutput { encoder: output, sink: Arc::new(table.clone()) }],
+        dead_letters: Arc::new(FileDeadLetters::open(letters_of(dir)).expect("a file")),
+        compute: Compute::start(1).expect("a thread"),
+        batch: BatchLimits { records: 4, bytes: 1 << 20, linger: Duration::from_millis(1) },
+        // A pipeline that stops at what it cannot handle: a redrive does not.
+        errors: ErrorSettings { poison: Poison::Stop, retry_attempts: 3, breaker: None },
+        clock: Arc::new(ManualClock::at(NOW_MS)),
+        gate: Gate::default(),
+        breaker: None,
+        mask: Mask::default(),
+        meters: Meters::new("orders", &Telemetry::new()),
+        digests: vec!["00ff".into()],
+        configuration: Digest::of(b"").short(),
+        timestamp_floor: 0,
+        excess: Excess::default(),
+        journal: None,
+    };
+    Redriver::new(line)
+}
+
 impl World {
     fn new() -> Self {
         let column = |name: &str| CellSpec { column: name.into(), path: vec![name.into()] };
         let table = MemorySink::table(vec![column("id"), column("a"), column("b")], &["id"]);
         let dir = tempfile::tempdir().expect("a directory");
-        let transforms: Vec<Arc<dyn Transform>> = vec![Arc::new(picky())];
-        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
-        let output = OutputEncoder::new("default", table.wants(), &Tombstones::Reject, &[Vec::new()]);
-        let line = Line {
-            name: "orders".into(),
-            topics: vec!["orders".into()],
-            chain: Chain::new(&transforms, Arc::clone(&encoder)),
-            encoder,
-            outputs: vec![LineOutput { encoder: output, sink: Arc::new(table.clone()) }],
-            dead_letters: Arc::new(FileDeadLetters::open(letters_of(dir.path())).expect("a file")),
-            compute: Compute::start(1).expect("a thread"),
-            batch: BatchLimits { records: 4, bytes: 1 << 20, linger: Duration::from_millis(1) },
-            // A pipeline that stops at what it cannot handle: a redrive does not.
-            errors: ErrorSettings { poison: Poison::Stop, retry_attempts: 3, breaker: None },
-            clock: Arc::new(ManualClock::at(NOW_MS)),
-            gate: Gate::default(),
-            breaker: None,
-            mask: Mask::default(),
-            meters: Meters::new("orders", &Telemetry::new()),
-            digests: vec!["00ff".into()],
-            configuration: Digest::of(b"").short(),
-            timestamp_floor: 0,
-            excess: Excess::default(),
-            journal: None,
-        };
-        Self { table, redriver: Redriver::new(line), dir }
+        let redriver = redriver(dir.path(), &table);
+        Self { table, redriver, dir }
     }
 
     fn place(&self) -> FilePlace {
@@ -239,4 +249,131 @@ async fn the_same_repair_after_a_kill_is_written_at_the_same_time() {
     assert_eq!(report.redriven, 1);
     assert_eq!(world.row("k").get("b"), Some(&(text("good"), one.write_time.0)));
     assert_eq!(world.states().await, [(1, State::Redriven)]);
+}
+
+/// A place at which what begins waits until whoever holds it says so.
+struct Held {
+    place: FilePlace,
+    before: Barrier,
+    after: Barrier,
+}
+
+#[async_trait]
+impl Place for Held {
+    fn name(&self) -> String {
+        self.place.name()
+    }
+
+    async fn read(&self, since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError> {
+        self.place.read(since, each).await
+    }
+
+    async fn mark(&self, marks: &[Mark]) -> Result<(), SourceError> {
+        if marks.iter().any(|mark| mark.done) {
+            return self.place.mark(marks).await;
+        }
+        // It has come here; it may go on.
+        self.before.wait().await;
+        self.before.wait().await;
+        self.place.mark(marks).await?;
+        self.after.wait().await;
+        Ok(())
+    }
+}
+
+impl World {
+    /// A redrive beside others, with a line of its own, from choice to end.
+    async fn beside(&self, place: &dyn Place, request: &Request) -> Report {
+        let redriver = redriver(self.dir.path(), &self.table);
+        let (clock, done) = (ManualClock::at(NOW_MS), AtomicU64::new(0));
+        let redriving =
+            Redriving { place, pipeline: "orders", request, redriver: &redriver, clock: &clock, done: &done };
+        let choice = choose(&self.cases().await, request).expect("letters that are there");
+        redriving.run(&choice).await.expect("it comes to its end")
+    }
+
+    /// The row is one of these, whole.
+    fn is_one_of(&self, id: &str, at: i64, contents: [(&str, i64); 2]) -> bool {
+        let row = self.row(id);
+        contents
+            .iter()
+            .any(|(b, a)| row.get("a") == Some(&(OwnedValue::S64(*a), at)) && row.get("b") == Some(&(text(b), at)))
+    }
+}
+
+fn both(a: i64, b: &str) -> Request {
+    let set = [format!("a={a}"), format!("b={b}")];
+    Request { set: set.iter().map(|field| SetField::parse(field).expect("a field")).collect(), ..Request::default() }
+}
+
+#[tokio::test]
+async fn of_two_redrives_that_begin_at_once_one_gives_way() {
+    let world = World::new();
+    let all: Vec<DeadLetter> =
+        (1..=3).map(|offset| letter(offset, &format!(r#"{{"id":"k{offset}","b":"bad"}}"#))).collect();
+    world.fail(&all).await;
+    // Both have read the letters before either marks; both have marked before either looks who else has.
+    let held = Held { place: world.place(), before: Barrier::new(2), after: Barrier::new(2) };
+    let (low, high) = (both(1, "y"), both(2, "x"));
+    let (first, second) = tokio::join!(world.beside(&held, &low), world.beside(&held, &high));
+    assert_eq!((first.redriven + second.redriven, first.refused.len() + second.refused.len()), (3, 3));
+    assert!(first.redriven == 3 || second.redriven == 3, "the marks of a round stand together");
+    let refused = first.refused.iter().chain(&second.refused).next().expect("one gave way");
+    assert!(refused.message.contains("another redrive"), "{refused:?}");
+    let won = if first.redriven == 3 { ("y", 1) } else { ("x", 2) };
+    for letter in &all {
+        let id = format!("k{}", letter.offset);
+        assert!(world.is_one_of(&id, letter.write_time.0, [won, won]), "{:?}", world.row(&id));
+    }
+    assert!(world.states().await.iter().all(|(_, state)| *state == State::Redriven));
+
+    // What gave way and is still wanted goes above it, whichever it was.
+    let lost = if first.redriven == 3 { high } else { low };
+    let named = Filter { ids: vec!["in/2/1".into()], ..Filter::default() };
+    let (_, report) = world.redrive(&Request { filter: named, again: true, ..lost }).await;
+    assert_eq!(report.redriven, 1);
+    let content = if won == ("y", 1) { ("x", 2) } else { ("y", 1) };
+    assert!(world.is_one_of("k1", all[0].write_time.0 + 1, [content, content]), "{:?}", world.row("k1"));
+}
+
+#[tokio::test]
+async fn a_redrive_that_has_read_the_letters_before_another_was_done_gives_way_to_it() {
+    let world = World::new();
+    let one = letter(1, r#"{"id":"k","b":"bad"}"#);
+    world.fail(std::slice::from_ref(&one)).await;
+    let held = Held { place: world.place(), before: Barrier::new(2), after: Barrier::new(1) };
+    let (early, late) = (both(1, "y"), both(2, "x"));
+    let (slow, ()) = tokio::join!(world.beside(&held, &late), async {
+        held.before.wait().await;
+        let done = world.beside(&world.place(), &early).await;
+        assert_eq!(done, Report { redriven: 1, ..Report::default() });
+        held.before.wait().await;
+    });
+    assert_eq!((slow.redriven, slow.refused.len()), (0, 1), "{slow:?}");
+    assert!(world.is_one_of("k", one.write_time.0, [("y", 1), ("y", 1)]), "{:?}", world.row("k"));
+}
+
+#[tokio::test]
+async fn of_a_place_only_what_is_new_is_read_on() {
+    let world = World::new();
+    let all = [letter(1, "a"), letter(2, "b")];
+    world.fail(&all[..1]).await;
+    let place = world.place();
+    let marks: Vec<Mark> = all.iter().map(|letter| mark(letter, false, "x")).collect();
+    place.mark(&marks[..1]).await.expect("marked");
+    let mut reached = Reached::default();
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        reached = place.read(&reached, &mut |entry| found.push(entry)).await.expect("a file");
+    }
+    assert_eq!(found.len(), 2, "{found:?}");
+    world.fail(&all[1..]).await;
+    place.mark(&marks[1..]).await.expect("marked");
+    place.read(&reached, &mut |entry| found.push(entry)).await.expect("a file");
+    assert_eq!(found.get(3..), Some(&[Entry::Marks(marks[1..].to_vec())][..]));
+    // A file that was rotated away is another one.
+    std::fs::rename(world.dir.path().join("orders.redriven.jsonl"), world.dir.path().join("old")).expect("rotated");
+    place.mark(&marks[1..]).await.expect("marked");
+    place.read(&reached, &mut |entry| found.push(entry)).await.expect("a file");
+    assert_eq!(found.last(), Some(&Entry::Marks(marks[1..].to_vec())));
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+use super::cases::is_letter;
 use crate::pipeline::DeadLetter;
 use crate::pipeline::dead_letter_file::{DeadLetterLine, SpillPointer, host_name};
 use crate::record::Digest;
@@ -27,6 +28,7 @@ pub fn follow(dir: &Path, pointer: &SpillPointer) -> Result<DeadLetter, String> 
         return read
             .map_err(|error| error.to_string())
             .and_then(|line| line.letter().map_err(|error| error.to_string()))
+            .and_then(|letter| if is_letter(&letter) { Ok(letter) } else { Err("no record can be so".to_owned()) })
             .map_err(|error| format!("its line in the spill file {} is damaged: {error}", pointer.file));
     }
     let here = host_name();
@@ -61,7 +63,7 @@ fn rotated(dir: &Path, pointer: &SpillPointer) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cases::tests::letter;
+    use super::super::cases::tests::{forged, letter};
     use super::*;
     use crate::pipeline::dead_letter_file::LetterFile;
 
@@ -78,6 +80,9 @@ mod tests {
         std::fs::write(dir.path().join("orders.jsonl.1"), b"something else").expect("written");
         let gone = follow(dir.path(), &pointers[0]).expect_err("it is gone");
         assert!(gone.contains("not there any more"), "{gone}");
+        let forged = LetterFile::at(dir.path().join("forged.jsonl")).write(&forged().0).await;
+        let forged = follow(dir.path(), &forged[0]).expect_err("no letter");
+        assert!(forged.contains("damaged: no record can be so"), "{forged}");
         let elsewhere = SpillPointer { host: "kf-17".to_owned(), ..pointers[0].clone() };
         let elsewhere = follow(dir.path(), &elsewhere).expect_err("it is elsewhere");
         assert!(elsewhere.contains("host kf-17") && elsewhere.contains("orders.jsonl"), "{elsewhere}");

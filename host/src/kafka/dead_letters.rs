@@ -12,24 +12,18 @@ use async_trait::async_trait;
 use rdkafka::message::OwnedHeaders;
 
 use super::producer::{Outgoing, Refusal, Rows, TopicWriter, with_header};
-use super::sink::{ID_HEADER, open_writer};
+use super::sink::open_writer;
 use super::stats::SinkStats;
 use crate::config::KafkaConnection;
+use crate::dead_letters::headers;
 use crate::pipeline::dead_letter_file::{LetterFile, SpillPointer};
-use crate::pipeline::{DeadLetter, DeadLetters, LogLine, SourceError};
+use crate::pipeline::{DeadLetter, DeadLetters, SourceError};
 use crate::record::HeaderIter;
 
-/// Texts in headers are cut to this, bytes.
-const MESSAGE_BYTES_MAX: usize = 4 << 10;
-const BACKTRACE_BYTES_MAX: usize = 16 << 10;
-const LOGS_BYTES_MAX: usize = 16 << 10;
 /// Framing of a record and its batch, bytes: no record is larger than its parts by more than this.
 const FRAME_BYTES: usize = 512;
 /// What the client adds for each header when it judges a record's size, bytes.
 const HEADER_FRAME_BYTES: usize = 16;
-
-/// The header of a letter whose record stands in a spill file: host, file, offset, length and digest of its line, as JSON.
-pub const SPILL_HEADER: &str = "pelton.spill";
 
 /// Writes dead letters to a topic.
 pub struct KafkaDeadLetters {
@@ -126,7 +120,7 @@ impl DeadLetters for KafkaDeadLetters {
 
 /// Bytes of a letter's key, value and headers, and how many headers it has.
 fn size(letter: &DeadLetter) -> (usize, usize) {
-    let own = own_headers(letter, None);
+    let own = headers::of(letter, None);
     let record = letter.key.as_ref().map_or(0, Vec::len) + letter.value.as_ref().map_or(0, Vec::len);
     let headers: usize = own.iter().map(|(name, value)| name.len() + value.len()).sum();
     (record + letter.headers.len() + headers, own.len() + HeaderIter::new(&letter.headers).count())
@@ -156,88 +150,12 @@ impl Rows for Parcels {
         for (name, value) in HeaderIter::new(&letter.headers) {
             headers = with_header(headers, name, value);
         }
-        for (name, value) in own_headers(letter, spilled.as_ref()) {
+        for (name, value) in headers::of(letter, spilled.as_ref()) {
             headers = with_header(headers, name, Some(value.as_bytes()));
         }
-        Ok(Outgoing { key: letter.key.as_deref(), value: letter.value.as_deref(), headers, timestamp_ms: None })
+        let (key, value) = (letter.key.as_deref(), letter.value.as_deref());
+        Ok(Outgoing { partition: None, key, value, headers, timestamp_ms: None })
     }
-}
-
-/// The headers that say what happened, after the record's own.
-fn own_headers(letter: &DeadLetter, spilled: Option<&SpillPointer>) -> Vec<(&'static str, String)> {
-    let (kind, name) = letter.stage.split_once(':').unwrap_or((&letter.stage, "decode"));
-    let connect_stage = match kind {
-        "transform" => "TRANSFORMATION",
-        "sink" => "TASK_PUT",
-        _ => "VALUE_CONVERTER",
-    };
-    let mut headers = vec![
-        ("__connect.errors.topic", letter.source.topic.to_string()),
-        ("__connect.errors.partition", letter.source.partition.to_string()),
-        ("__connect.errors.offset", letter.offset.to_string()),
-        ("__connect.errors.connector.name", letter.pipeline.clone()),
-        ("__connect.errors.task.id", letter.source.partition.to_string()),
-        ("__connect.errors.stage", connect_stage.to_owned()),
-        ("__connect.errors.class.name", name.to_owned()),
-        ("__connect.errors.exception.class.name", letter.code.clone()),
-        ("__connect.errors.exception.message", cut(&letter.message, MESSAGE_BYTES_MAX)),
-        (
-            "__connect.errors.exception.stacktrace",
-            cut(letter.backtrace.as_deref().unwrap_or_default(), BACKTRACE_BYTES_MAX),
-        ),
-        ("pelton.pipeline", letter.pipeline.clone()),
-        ("pelton.stage", letter.stage.clone()),
-        ("pelton.code", letter.code.clone()),
-        ("pelton.digests", letter.digests.join(",")),
-        ("pelton.attempts", letter.attempts.to_string()),
-        ("pelton.write-time", letter.write_time.to_string()),
-        ("pelton.partial", letter.partial.to_string()),
-        // The first so many headers of the letter are the record's own.
-        ("pelton.headers", HeaderIter::new(&letter.headers).count().to_string()),
-    ];
-    if let Some(timestamp_ms) = letter.timestamp_ms {
-        headers.push(("pelton.timestamp", timestamp_ms.to_string()));
-    }
-    if let Some(at_ms) = letter.at_ms {
-        headers.push(("pelton.at", at_ms.to_string()));
-    }
-    if letter.redrives > 0 {
-        headers.push(("pelton.redrives", letter.redrives.to_string()));
-    }
-    if !letter.logs.is_empty() {
-        headers.push(("pelton.logs", logs(&letter.logs)));
-    }
-    if let Some(pointer) = spilled {
-        headers.push((SPILL_HEADER, serde_json::to_string(pointer).expect("texts and numbers always encode")));
-    }
-    headers.push((ID_HEADER, letter.id.clone()));
-    headers
-}
-
-/// The last log lines that fit, as `level message`, one a line.
-fn logs(lines: &[LogLine]) -> String {
-    let mut kept = Vec::new();
-    let mut bytes = 0;
-    for line in lines.iter().rev() {
-        let text = format!("{:?} {}", line.level, cut(&line.message, MESSAGE_BYTES_MAX)).replace('\n', " ");
-        bytes += text.len() + 1;
-        if bytes > LOGS_BYTES_MAX {
-            break;
-        }
-        kept.push(text);
-    }
-    kept.reverse();
-    kept.join("\n")
-}
-
-/// The beginning of a text, marked where something was cut off.
-fn cut(text: &str, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text.to_owned();
-    }
-    const MARK: &str = " …";
-    let end = text.floor_char_boundary(bytes_max - MARK.len());
-    format!("{}{MARK}", text.get(..end).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -246,7 +164,6 @@ pub(super) mod tests {
     use rdkafka::message::OwnedMessage;
 
     use super::*;
-    use crate::pipeline::LogLevel;
 
     /// A letter as it stands in its topic.
     pub(in crate::kafka) fn as_message(letter: &DeadLetter, spilled: Option<&SpillPointer>) -> OwnedMessage {
@@ -255,20 +172,5 @@ pub(super) mod tests {
         let part = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
         let timestamp = Timestamp::CreateTime(1);
         OwnedMessage::new(part(value), part(key), "dlq".to_owned(), timestamp, 0, 0, Some(headers))
-    }
-
-    #[test]
-    fn cuts_between_characters_and_says_so() {
-        assert_eq!(cut("short", 10), "short");
-        let text = cut(&"ü".repeat(10), 12);
-        assert!(text.len() <= 12 && text.ends_with('…') && text.starts_with("üüü"), "{text}");
-    }
-
-    #[test]
-    fn keeps_the_last_log_lines() {
-        let lines: Vec<LogLine> =
-            (0..10_000).map(|number| LogLine { level: LogLevel::Info, message: format!("line {number}") }).collect();
-        let text = logs(&lines);
-        assert!(text.len() <= LOGS_BYTES_MAX && text.ends_with("line 9999") && !text.contains("line 0\n"));
     }
 }

@@ -281,6 +281,7 @@ impl Rows for Lines {
     fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
         let line = self.0.get(row);
         Ok(Outgoing {
+            partition: None,
             key: line.map(|(key, _)| key.as_bytes()),
             value: line.map(|(_, line)| line.as_bytes()),
             headers: OwnedHeaders::new(),

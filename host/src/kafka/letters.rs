@@ -21,20 +21,20 @@ use tokio::time::Instant;
 
 use super::admin::Probe;
 use super::client::{self, ClientVoice, OWN_CONSUMER_PROPERTIES};
-use super::dead_letters::SPILL_HEADER;
 use super::producer::{Outgoing, Refusal, Rows, TopicWriter, with_header};
-use super::sink::{ID_HEADER, open_writer};
+use super::sink::open_writer;
 use super::stats::SinkStats;
 use crate::config::KafkaConnection;
-use crate::dead_letters::{Entry, Found, Mark, Place, on_a_thread, spill};
-use crate::pipeline::{DeadLetter, LogLine, SourceError};
-use crate::record::{Offset, TopicPartition, WriteTime, push_header};
+use crate::dead_letters::headers::{self, MARKS_HEADER, Standing};
+use crate::dead_letters::place::on_a_thread;
+use crate::dead_letters::{Entry, Mark, Place, Reached, spill};
+use crate::pipeline::SourceError;
 
 /// How long the brokers may take for one question, and how long nothing may come.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The header of a record that holds marks.
-const MARKS_HEADER: &str = "pelton.redrive";
+/// The partition that has all marks, so that they have one order: every topic has it.
+const MARKS_PARTITION: i32 = 0;
 /// Marks in one record.
 const MARKS_A_RECORD: usize = 32;
 
@@ -84,10 +84,10 @@ impl Place for KafkaPlace {
         format!("topic {}", self.topic)
     }
 
-    async fn read(&self, each: &mut (dyn FnMut(Entry) + Send)) -> Result<(), SourceError> {
-        let config = self.config()?;
+    async fn read(&self, since: &Reached, each: &mut (dyn FnMut(Entry) + Send)) -> Result<Reached, SourceError> {
+        let (config, since) = (self.config()?, since.clone());
         let (connection, topic, spill_dir) = (self.connection.clone(), self.topic.clone(), self.spill_dir.clone());
-        on_a_thread(move |each| read(&config, &connection, &topic, &spill_dir, each), each).await
+        on_a_thread(move |each| read(&config, &connection, &topic, &spill_dir, &since, each), each).await
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<(), SourceError> {
@@ -128,29 +128,32 @@ impl Rows for MarkRecords {
     fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
         let value = self.0.get(row).map(Vec::as_slice);
         let headers = with_header(OwnedHeaders::new(), MARKS_HEADER, Some(b"marks"));
-        // All of a kind in one partition of a compacted topic would leave the last; nobody should compact dead letters.
-        Ok(Outgoing { key: None, value, headers, timestamp_ms: None })
+        Ok(Outgoing { partition: Some(MARKS_PARTITION), key: None, value, headers, timestamp_ms: None })
     }
 }
 
-/// Reads a topic from its beginning to its end as it is now.
+/// Reads a topic, from where an earlier reading ended, to its end as it is now.
 fn read(
     config: &ClientConfig,
     connection: &KafkaConnection,
     topic: &str,
     spill_dir: &Path,
+    since: &Reached,
     each: &mut dyn FnMut(Entry),
-) -> Result<(), SourceError> {
+) -> Result<Reached, SourceError> {
     let partitions = Probe::new(connection, TIMEOUT)?.partitions(topic)?;
     let refused = |error: KafkaError| SourceError::Refused(format!("kafka: {error}"));
     let consumer: BaseConsumer<ClientVoice> = config.create_with_context(ClientVoice::default()).map_err(refused)?;
-    let (mut list, mut ends) = (TopicPartitionList::new(), BTreeMap::new());
+    let (mut list, mut ends, mut reached) = (TopicPartitionList::new(), BTreeMap::new(), since.clone());
     for partition in (0..).take(partitions) {
         let (low, end) = consumer
             .fetch_watermarks(topic, partition, TIMEOUT)
             .map_err(|error| client::unreachable(connection, &error, consumer.context()))?;
-        if low < end {
-            list.add_partition_offset(topic, partition, ListOffset::Offset(low)).map_err(refused)?;
+        let part = u64::from(partition.unsigned_abs());
+        let begin = i64::try_from(since.of(part)).unwrap_or(i64::MAX).max(low);
+        reached.0.insert(part, end.max(begin).unsigned_abs());
+        if begin < end {
+            list.add_partition_offset(topic, partition, ListOffset::Offset(begin)).map_err(refused)?;
             ends.insert(partition, end);
         }
     }
@@ -184,86 +187,20 @@ fn read(
             Some(Err(_)) | None => {}
         }
     }
-    Ok(())
+    Ok(reached)
 }
 
 /// What a record of the topic is.
 fn entry<M: Message>(message: &M, spill_dir: &Path) -> Entry {
-    let at = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
-    let headers = Told::of(message);
-    if headers.text(ID_HEADER).is_some() && headers.text("pelton.code").is_some() {
-        return letter(message, &headers, at.clone(), spill_dir).map_or(Entry::Foreign(at), Entry::Letter);
-    }
-    let marks = headers.text(MARKS_HEADER).and_then(|_| serde_json::from_slice(message.payload()?).ok());
-    marks.map_or(Entry::Foreign(at), Entry::Marks)
-}
-
-/// A record's headers.
-struct Told<'m>(Vec<(&'m str, Option<&'m [u8]>)>);
-
-impl<'m> Told<'m> {
-    fn of<M: Message>(message: &'m M) -> Self {
-        let headers =
-            message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
-        Self(headers.unwrap_or_default())
-    }
-
-    /// A text by name. Ours stand behind the record's own, of which one may have the same name.
-    fn text(&self, name: &str) -> Option<&'m str> {
-        let (_, value) = self.0.iter().rev().find(|(found, _)| *found == name)?;
-        std::str::from_utf8((*value)?).ok()
-    }
-
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name)?.parse().ok()
-    }
-}
-
-/// None where a header is missing that every letter has.
-fn letter<M: Message>(message: &M, told: &Told<'_>, at: String, spill_dir: &Path) -> Option<Box<Found>> {
-    let own_headers: usize = told.number("pelton.headers")?;
-    let mut headers = Vec::new();
-    for (name, value) in told.0.iter().take(own_headers) {
-        push_header(&mut headers, name, *value);
-    }
-    let topic = told.text("__connect.errors.topic")?;
-    let logs = told.text("pelton.logs").unwrap_or_default().lines();
-    let letter = DeadLetter {
-        pipeline: told.text("pelton.pipeline")?.to_owned(),
-        source: TopicPartition::new(topic, told.number("__connect.errors.partition")?),
-        offset: Offset(told.number("__connect.errors.offset")?),
-        timestamp_ms: told.number("pelton.timestamp"),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers,
-        stage: told.text("pelton.stage")?.to_owned(),
-        code: told.text("pelton.code")?.to_owned(),
-        message: told.text("__connect.errors.exception.message").unwrap_or_default().to_owned(),
-        backtrace: told
-            .text("__connect.errors.exception.stacktrace")
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned),
-        logs: logs.filter_map(|line| line.split_once(' ')).map(|(level, text)| LogLine::read(level, text)).collect(),
-        digests: told.text("pelton.digests")?.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect(),
-        attempts: told.number("pelton.attempts")?,
-        write_time: WriteTime(told.number("pelton.write-time")?),
-        partial: told.text("pelton.partial")? == "true",
-        id: told.text(ID_HEADER)?.to_owned(),
-        redrives: told.number("pelton.redrives").unwrap_or(0),
-        at_ms: told.number("pelton.at").or_else(|| message.timestamp().to_millis()),
+    let headers = message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value)).collect());
+    let standing = Standing {
+        at: format!("{}/{}/{}", message.topic(), message.partition(), message.offset()),
+        key: message.key(),
+        value: message.payload(),
+        timestamp_ms: message.timestamp().to_millis(),
+        headers: headers.unwrap_or_default(),
     };
-    let Some(pointer) = told.text(SPILL_HEADER) else {
-        return Some(Box::new(Found { letter, at, missing: None }));
-    };
-    let followed = serde_json::from_str(pointer)
-        .map_err(|error| format!("the pointer to its spill file is damaged: {error}"))
-        .and_then(|pointer| spill::follow(spill_dir, &pointer));
-    Some(Box::new(match followed {
-        Ok(spilled) => {
-            Found { letter: DeadLetter { at_ms: spilled.at_ms.or(letter.at_ms), ..spilled }, at, missing: None }
-        }
-        Err(missing) => Found { letter, at, missing: Some(missing) },
-    }))
+    headers::entry(&standing, |pointer| spill::follow(spill_dir, pointer))
 }
 
 #[cfg(test)]
@@ -273,7 +210,9 @@ mod tests {
 
     use super::super::dead_letters::tests::as_message;
     use super::*;
-    use crate::pipeline::LogLevel;
+    use crate::dead_letters::Found;
+    use crate::pipeline::{DeadLetter, LogLevel, LogLine};
+    use crate::record::{ID_HEADER, Offset, TopicPartition, WriteTime, push_header};
 
     fn sample() -> DeadLetter {
         let mut headers = Vec::new();
@@ -340,6 +279,39 @@ mod tests {
         };
         let Entry::Letter(found) = read(&as_message(&sample(), Some(&pointer))) else { panic!("a letter") };
         assert!(found.missing.as_ref().is_some_and(|missing| missing.contains("host kf-17")), "{found:?}");
+    }
+
+    #[test]
+    fn a_forged_letter_or_mark_is_none_of_ours() {
+        let at = |write_time| DeadLetter { write_time: WriteTime(write_time), ..sample() };
+        let forged = [
+            at(i64::MIN),
+            at(i64::MAX),
+            DeadLetter { offset: Offset(-1), ..sample() },
+            DeadLetter { redrives: u32::MAX, ..sample() },
+        ];
+        for letter in forged {
+            assert_eq!(read(&as_message(&letter, None)), Entry::Foreign("dlq/0/0".to_owned()), "{letter:?}");
+        }
+        let mark = |write_time| Mark {
+            id: sample().id,
+            pipeline: "orders".to_owned(),
+            h: crate::dead_letters::cases::h_of(WriteTime(write_time)),
+            redrive: 1,
+            write_time,
+            content: String::new(),
+            done: true,
+            at_ms: 0,
+        };
+        let marks = |marks: &[Mark]| {
+            let headers = with_header(OwnedHeaders::new(), MARKS_HEADER, Some(b"marks"));
+            let value = serde_json::to_vec(marks).expect("JSON");
+            let message =
+                OwnedMessage::new(Some(value), None, "dlq".to_owned(), Timestamp::NotAvailable, 1, 5, Some(headers));
+            read(&message)
+        };
+        assert_eq!(marks(&[mark(3)]), Entry::Marks(vec![mark(3)]));
+        assert_eq!(marks(&[mark(3), mark(i64::MAX)]), Entry::Foreign("dlq/1/5".to_owned()));
     }
 
     #[test]

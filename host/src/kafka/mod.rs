@@ -46,7 +46,7 @@ mod stats;
 pub use admin::{TopicSpec, create_topics, delete_records, delete_topics, topic_settings};
 pub use check::Brokers;
 pub use client::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault, refused_properties};
-pub use dead_letters::{KafkaDeadLetters, SPILL_HEADER};
+pub use dead_letters::KafkaDeadLetters;
 pub use embedded::{EMBEDDED_PARTITION_BYTES_MAX, EmbeddedBroker, EmbeddedError, is_embedded};
 pub use journal::{KafkaJournal, journal_command};
 pub use letters::KafkaPlace;

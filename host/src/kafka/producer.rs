@@ -45,6 +45,8 @@ pub(super) trait Rows: Send + Sync + 'static {
 
 /// A record on its way out.
 pub(super) struct Outgoing<'r> {
+    /// None: by its key, or any.
+    pub(super) partition: Option<i32>,
     pub(super) key: Option<&'r [u8]>,
     pub(super) value: Option<&'r [u8]>,
     pub(super) headers: OwnedHeaders,
@@ -223,7 +225,7 @@ impl Writer {
         let row = u32::try_from(row).expect("a batch has far fewer rows");
         let record = BaseRecord {
             topic: &self.topic,
-            partition: None,
+            partition: record.partition,
             payload: record.value,
             key: record.key,
             timestamp: record.timestamp_ms,
@@ -416,7 +418,7 @@ mod tests {
 
         fn record(&self, row: usize) -> Result<Outgoing<'_>, Refusal> {
             let value = self.1.get(row).map(Vec::as_slice);
-            Ok(Outgoing { key: Some(b"k"), value, headers: OwnedHeaders::new(), timestamp_ms: None })
+            Ok(Outgoing { partition: None, key: Some(b"k"), value, headers: OwnedHeaders::new(), timestamp_ms: None })
         }
     }
 

@@ -16,10 +16,7 @@ use super::producer::{Outgoing, Refusal, Rows, TopicWriter, with_header};
 use super::stats::SinkStats;
 use crate::config::{KafkaConnection, KafkaOutput};
 use crate::pipeline::{Pending, RowFailure, Sink, SourceError, Wants, Written};
-use crate::record::{HeaderIter, RowOp, SinkBatch};
-
-/// The header that names a record's origin: topic, partition, offset, output index.
-pub(super) const ID_HEADER: &str = "pelton-id";
+use crate::record::{HeaderIter, ID_HEADER, RowOp, SinkBatch};
 
 /// Characters of an offset and an output index, and what stands between them, at most.
 const ID_NUMBERS_CHARS: usize = 32;
@@ -165,6 +162,7 @@ impl Rows for SinkRows {
         batch.push_id(row, &mut id);
         headers = with_header(headers, ID_HEADER, Some(id.as_bytes()));
         Ok(Outgoing {
+            partition: None,
             key: batch.keys.get(row),
             value: if meta.op == RowOp::Delete { None } else { batch.values.get(row) },
             headers,

@@ -115,6 +115,31 @@ impl Bound {
     }
 }
 
+/// The range between two bounds of a partition, by their offsets, and where it was meant to end if the partition ends
+/// before that.
+///
+/// # Errors
+/// Where there is no such range, in words for people.
+pub fn range(
+    partition: &TopicPartition,
+    (from, to): (&Bound, &Bound),
+    (begin, until): (Offset, Offset),
+    extent: &Extent,
+) -> Result<((Offset, Offset), Option<Offset>), String> {
+    let Extent { low, end, .. } = extent;
+    if matches!(from, Bound::Offset { .. }) && begin > *end {
+        return Err(format!("{partition} has no offset {begin}: it holds {low} to below {end}"));
+    }
+    if matches!((from, to), (Bound::Time(from), Bound::Time(to)) if to < from) {
+        return Err(format!("{partition}: the range ends before it begins"));
+    }
+    if until < begin {
+        return Err(format!("{partition}: the range begins at offset {begin} and ends before it, at {until}"));
+    }
+    let is_cut = matches!(to, Bound::Offset { .. }) && until > *end;
+    Ok(((begin, until.min(*end)), is_cut.then_some(until)))
+}
+
 /// For each partition that is meant, its own bound: one that names it, else one that names none. Where any bound names a
 /// partition, only those that are named are meant.
 ///
@@ -155,6 +180,27 @@ pub async fn by_partition(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_that_is_none_is_refused_and_one_that_is_longer_than_its_partition_is_told() {
+        let partition = TopicPartition::new("in", 0);
+        let extent = Extent { low: Offset(2), end: Offset(9), topic_id: None, is_compacted: false };
+        let offset = |offset| Bound::Offset { topic: None, partition: 0, offset };
+        let of = |from: &Bound, to: &Bound, begin, until| {
+            range(&partition, (from, to), (Offset(begin), Offset(until)), &extent)
+        };
+        let at = |from, to| of(&offset(from), &offset(to), from, to);
+        assert_eq!(at(3, 5), Ok(((Offset(3), Offset(5)), None)));
+        assert_eq!(at(3, 3), Ok(((Offset(3), Offset(3)), None)), "nothing is a range");
+        assert_eq!(at(9, 9), Ok(((Offset(9), Offset(9)), None)), "so is what has not come yet");
+        assert_eq!(at(3, 99), Ok(((Offset(3), Offset(9)), Some(Offset(99)))));
+        assert!(at(99, 100).expect_err("beyond").contains("no offset 99: it holds 2 to below 9"));
+        assert!(at(3, 1).expect_err("backwards").contains("begins at offset 3 and ends before it, at 1"));
+        let times = |from, to, begin, until| of(&Bound::Time(from), &Bound::Time(to), begin, until);
+        assert!(times(7, 5, 4, 4).expect_err("backwards").contains("ends before it begins"));
+        assert_eq!(times(5, 7, 9, 9), Ok(((Offset(9), Offset(9)), None)));
+        assert_eq!(of(&Bound::Earliest, &Bound::Latest, 2, 9), Ok(((Offset(2), Offset(9)), None)));
+    }
 
     #[test]
     fn bounds_are_read_as_people_write_them() {

@@ -213,18 +213,38 @@ impl Chain {
         }
     }
 
-    fn all_steps(&self, mut batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
+    /// What the step at `at` gets of a batch, and what the steps before it said.
+    ///
+    /// # Errors
+    /// Where they come to nothing; why, for people.
+    pub fn before(&self, at: usize, batch: Arc<Batch>) -> Result<(Arc<Batch>, ChainOutput), String> {
+        let mut output = ChainOutput::default();
+        let batch = self.first_steps(at.min(self.steps.len()), batch, Run::default(), &mut output);
+        batch.map(|batch| (batch, output)).map_err(|(_, cause)| cause)
+    }
+
+    fn all_steps(&self, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
         if self.steps.is_empty() && !batch.is_empty() {
             output.stages.push(Stage::pass(batch));
             return Ok(());
         }
-        for at in 0..self.steps.len() {
+        self.first_steps(self.steps.len(), batch, run, output).map(drop)
+    }
+
+    fn first_steps(
+        &self,
+        count: usize,
+        mut batch: Arc<Batch>,
+        run: Run,
+        output: &mut ChainOutput,
+    ) -> Result<Arc<Batch>, Stop> {
+        for at in 0..count {
             if batch.is_empty() {
                 break;
             }
             batch = self.step(at, batch, run, output)?;
         }
-        Ok(())
+        Ok(batch)
     }
 
     /// One step: decode, apply, and the batch for the next step.

@@ -54,7 +54,7 @@ const VERSION: u32 = 1;
 pub const KEPT_START: &str = "pelton: the start, before anything was written";
 
 /// The last microsecond of the year 9999: no clock of ours goes on beyond it.
-pub(super) const H_MAX: i64 = 253_402_300_799_999_999;
+pub(crate) const H_MAX: i64 = 253_402_300_799_999_999;
 
 /// Metadata above this length are refused by brokers with default settings (4,096), with room to spare.
 pub const METADATA_CHARS_MAX: usize = 4_000;

@@ -194,6 +194,9 @@ impl Batch {
     }
 }
 
+/// The header of a record that goes out which names its origin: topic, partition, offset, output.
+pub const ID_HEADER: &str = "pelton-id";
+
 /// Appends one header in packed form.
 pub fn push_header(packed: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     packed.extend_from_slice(&(name.len() as u32).to_le_bytes());

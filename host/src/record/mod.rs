@@ -7,7 +7,7 @@ mod batch;
 mod cells;
 mod fields;
 
-pub use batch::{Batch, Column, HeaderIter, push_header};
+pub use batch::{Batch, Column, HeaderIter, ID_HEADER, push_header};
 pub use cells::{Cell, CellColumn, RowMeta, RowOp, SinkBatch, Value};
 pub use fields::{FIELD_STATE_LEAVE, FIELD_STATE_NULL, FIELD_STATE_REMOVE, FIELD_STATE_SET};
 pub use fields::{Field, FieldColumn, FieldType, OutputField, Policy, SetCell, SetColumn};

@@ -7,6 +7,7 @@ pub mod config;
 #[path = "../../../host/src/record/mod.rs"]
 pub mod record;
 
+pub mod dead_letters;
 pub mod pipeline;
 pub mod plugin;
 pub mod targets;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use pelton::kafka::SPILL_HEADER;
+use pelton::dead_letters::headers::SPILL_HEADER;
 use pelton::pipeline::dead_letter_file::{DeadLetterLine, SpillPointer};
 use pelton::record::push_header;
 use pelton_tests::guests;

@@ -320,6 +320,60 @@ pub(crate) fn embedded(topic: &str) -> TempDir {
     dir
 }
 
+/// Runs `pelton replay orders`: how it ended, and what it said.
+fn replay(args: &[&str], project: &Path) -> (Option<i32>, String) {
+    let ran = Command::new(program("pelton")).args(["replay", "orders"]).arg(project).args(args).output();
+    let ran = ran.expect("pelton runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ran.status.code(), text(&ran.stdout) + &text(&ran.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_refuses_what_was_redriven_and_a_range_that_is_none() {
+    let topic = Topic::new("rebuilt", 1).await;
+    let dir = embedded(&topic.name);
+    let dir = dir.path();
+    produce(&topic.name, base_ms());
+    let mut daemon = Process::daemon(dir, "daemon");
+    until_read(&mut daemon, &topic.name).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.output());
+
+    // What only another pipeline needs is away.
+    let settings = dir.join("pelton.yaml");
+    let was = std::fs::read_to_string(&settings).expect("settings");
+    let more = "cassandra: { contact_points: [127.0.0.1:9] }\nstartup_wait: 2 s\n";
+    std::fs::write(&settings, format!("{was}{more}")).expect("written");
+    let other = "source:\n  kafka: { topics: [elsewhere] }\noutputs:\n  default:\n    cassandra: { table: a.b }\n";
+    std::fs::write(dir.join("pipelines/other.yaml"), other).expect("written");
+    let (code, said) = replay(&["--from", "earliest", "--into", "copy"], dir);
+    assert_eq!(code, Some(0), "{said}");
+
+    // Ranges that are none, and one that is longer than its partition.
+    for (range, words) in [
+        (&["--from", "0:99999"][..], "no offset 99999: it holds 0 to below 5"),
+        (&["--from", "0:3", "--to", "0:1"], "begins at offset 3 and ends before it, at 1"),
+    ] {
+        let (code, said) = replay(range, dir);
+        assert!(code == Some(2) && said.contains(words), "{said}");
+    }
+    let (code, said) = replay(&["--from", "0:3", "--to", "0:99999", "--dry-run"], dir);
+    assert!(code == Some(0) && said.contains("offsets 3 to 4, 2 in all") && said.contains("before 99999"), "{said}");
+
+    well(&["redrive", "orders", "--code", "negative_amount", "--set", "amount_cents=500", "--yes"], dir);
+    let (code, said) = replay(&["--from", "earliest", "--into", "again"], dir);
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["2 of its records were redriven", &format!("{}/0/1", topic.name), "--without-redriven"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    let (code, said) = replay(&["--from", "earliest", "--into", "again", "--without-redriven"], dir);
+    assert!(code == Some(0) && said.contains("not written by this: 2"), "{said}");
+    let (code, said) = replay(&["--from", "earliest"], dir);
+    assert!(code == Some(0) && said.contains("not written by this: 2"), "the live table keeps them: {said}");
+    let (code, said) = replay(&["--from", "0:3", "--into", "later"], dir);
+    assert!(code == Some(0) && !said.contains("redriven"), "nothing of the range: {said}");
+    topic.delete().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repaired_record_is_redriven_into_the_embedded_tables_from_a_file_of_letters() {
     let topic = Topic::new("dlq-embedded", 1).await;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use pelton::kafka::SPILL_HEADER;
+use pelton::dead_letters::headers::SPILL_HEADER;
 use pelton::pipeline::dead_letter_file::DeadLetterLine;
 use pelton_tests::process::{Process, get, program, repository, until};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

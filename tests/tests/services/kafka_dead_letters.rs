@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pelton::kafka::{KafkaDeadLetters, SPILL_HEADER};
+use pelton::dead_letters::headers::SPILL_HEADER;
+use pelton::dead_letters::{Entry, Mark, Place as _, Reached};
+use pelton::kafka::{KafkaDeadLetters, KafkaPlace};
 use pelton::pipeline::dead_letter_file::{DeadLetterLine, SpillPointer};
 use pelton::pipeline::{DeadLetter, DeadLetters, LogLevel, LogLine};
 use pelton::record::{Digest, Offset, TopicPartition, WriteTime, push_header};
@@ -131,4 +133,38 @@ async fn what_does_not_fit_is_spilled_and_a_small_letter_points_at_it() {
         assert_eq!(line.record().unwrap(), (sent.key.clone(), sent.value.clone(), sent.headers.clone()));
     }
     assert!((2..9).contains(&whole), "some fit and some do not: {whole}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_of_several_writers_have_one_order_and_are_read_on_from_where_a_reading_ended() {
+    let topic = Topic::new("marks", 4).await;
+    let spill = tempfile::tempdir().unwrap();
+    let open = || KafkaPlace::new(&connection(), &topic.name, &topic.name, spill.path());
+    let (one, other) = (open(), open());
+    let mark = |number: i64| Mark {
+        id: format!("in/0/{number}/dead-letter"),
+        pipeline: "orders".to_owned(),
+        h: number * 10,
+        redrive: 1,
+        write_time: number * 10,
+        content: String::new(),
+        done: false,
+        at_ms: 0,
+    };
+    let mut reached = Reached::default();
+    let mut found = Vec::new();
+    for number in 0..12 {
+        let place = if number % 2 == 0 { &one } else { &other };
+        place.mark(&[mark(number)]).await.expect("marked");
+        // Whoever has marked sees all that was marked before, and nothing twice.
+        if number % 3 == 0 {
+            let each = &mut |entry: Entry| found.push(entry);
+            reached = place.read(&reached, each).await.expect("read");
+            assert_eq!(found.len() as i64, number + 1);
+        }
+    }
+    other.read(&reached, &mut |entry: Entry| found.push(entry)).await.expect("read");
+    let marks: Vec<Entry> = (0..12).map(|number| Entry::Marks(vec![mark(number)])).collect();
+    assert_eq!(found, marks);
+    topic.delete().await;
 }
