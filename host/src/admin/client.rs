@@ -48,6 +48,9 @@ pub enum ClientError {
     /// The daemon has no such pipeline.
     #[error("{0}")]
     NoSuchPipeline(String),
+    /// What was asked for cannot be: no such step, no such place.
+    #[error("{0}")]
+    Unfit(String),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -178,6 +181,7 @@ impl AdminClient {
         }
         match serde_json::from_str::<Problem>(&text) {
             Ok(problem) if code == ureq::http::StatusCode::NOT_FOUND => Err(ClientError::NoSuchPipeline(problem.error)),
+            Ok(problem) if code == ureq::http::StatusCode::BAD_REQUEST => Err(ClientError::Unfit(problem.error)),
             Ok(problem) => Err(ClientError::Refused(problem.error)),
             Err(_) => Err(unreadable(format!("it answers with status {code}"))),
         }

@@ -91,14 +91,17 @@ pub(super) async fn tap(
         return refusal;
     }
     let wish = match wish {
-        Ok(Query(wish)) if wish.sample > 0.0 && wish.sample <= 1.0 => wish,
-        Ok(_) => return problem(StatusCode::BAD_REQUEST, "`sample` is a share above 0, and 1 at most".to_owned()),
+        Ok(Query(wish)) => wish,
         Err(error) => return problem(StatusCode::BAD_REQUEST, error.body_text()),
     };
     let Some(tap) = shared.taps.of(&name) else {
         return problem(StatusCode::NOT_FOUND, format!("no pipeline `{name}` runs here; GET /status lists what does"));
     };
-    let lines = futures::stream::unfold(tap.listen(wish), |mut sights| async move {
+    let sights = match tap.listen(wish) {
+        Ok(sights) => sights,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let lines = futures::stream::unfold(sights, |mut sights| async move {
         let mut line = serde_json::to_vec(&sights.recv().await?).ok()?;
         line.push(b'\n');
         Some((Ok::<_, std::convert::Infallible>(line), sights))

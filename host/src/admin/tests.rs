@@ -6,6 +6,7 @@ use super::client::{AdminClient, ClientError};
 use super::view::Ready;
 use super::view::SeekRequest;
 use super::*;
+use crate::config::Mask;
 use crate::pipeline::tap::{Sight, Tap, Wish};
 use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus, SeekAnswer, SeekMove};
 use crate::telemetry::Metric;
@@ -51,7 +52,7 @@ async fn server() -> Server {
         }
     });
     let taps = Taps::default();
-    taps.put("orders", &Tap::default());
+    taps.put("orders", &Tap::new(Mask::default(), vec!["check".to_owned(), "shop".to_owned()]));
     let shown = Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
     let ended = tokio::spawn(serve(listener, shown, commands, shutdown.clone()));
     Server { taps, client, board, telemetry, shutdown, ended }
@@ -216,12 +217,15 @@ async fn live_records_are_handed_over_until_the_listener_goes() {
     let client = server.client.clone();
     let refused = spawn_blocking(move || {
         let of_nobody = client.tap("clicks", &Wish::default(), |_| true);
-        (of_nobody, client.tap("orders", &Wish { sample: 7.0, ..Wish::default() }, |_| true))
+        let too_much = client.tap("orders", &Wish { sample: 7.0, ..Wish::default() }, |_| true);
+        (of_nobody, too_much, client.tap("orders", &Wish { step: Some(9), ..Wish::default() }, |_| true))
     });
-    let (of_nobody, too_much) = refused.await.expect("it ends");
+    let (of_nobody, too_much, no_step) = refused.await.expect("it ends");
     assert!(
         matches!(&of_nobody, Err(ClientError::NoSuchPipeline(message)) if message.contains("clicks")),
         "{of_nobody:?}"
     );
-    assert!(matches!(too_much, Err(ClientError::Refused(message)) if message.contains("sample")));
+    assert!(matches!(too_much, Err(ClientError::Unfit(message)) if message.contains("sample")));
+    let words = "there is no step 9: the pipeline has 1 check, 2 shop";
+    assert!(matches!(&no_step, Err(ClientError::Unfit(message)) if message == words), "{no_step:?}");
 }

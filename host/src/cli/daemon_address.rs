@@ -71,17 +71,18 @@ impl DaemonArgs {
     }
 }
 
-/// Nobody there is a class of its own for scripts.
+/// Nobody there, and what cannot be asked for, are classes of their own for scripts.
 pub(super) fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::NoAnswer { .. } => Failure::unavailable(error),
-        ClientError::NoSuchPipeline(_) => Failure::usage(error),
+        ClientError::NoSuchPipeline(_) | ClientError::Unfit(_) => Failure::usage(error),
         ClientError::Refused(_) | ClientError::Unreadable { .. } => Failure::new(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Exit;
     use super::*;
 
     #[test]
@@ -97,5 +98,13 @@ mod tests {
         // A name that stands for an address which others can reach.
         let open = address("0.0.0.0.:1").or_else(|_| address("0:1"));
         assert!(open.is_err(), "{open:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_a_mistake_of_the_command_line() {
+        let exit = |error| failure(error).exit;
+        assert_eq!(exit(ClientError::Unfit("there is no step 9".into())), Exit::Usage);
+        assert_eq!(exit(ClientError::NoSuchPipeline("no pipeline".into())), Exit::Usage);
+        assert_eq!(exit(ClientError::Refused("it runs".into())), Exit::Failed);
     }
 }

@@ -64,8 +64,8 @@ pub(super) fn run(args: Args) -> Outcome {
 fn page(sight: &Sight) -> String {
     let Sight { step, plugin, topic, partition, offset, before, after, missed, .. } = sight;
     let missed = if *missed > 0 { format!(" ({missed} missed)") } else { String::new() };
-    let mut page =
-        format!("{topic}/{partition}/{offset} step {step} {}{missed}\n  in   {}\n", plain(plugin), parts(before));
+    let step = if *step == 0 { "no step".to_owned() } else { format!("step {step} {}", plain(plugin)) };
+    let mut page = format!("{topic}/{partition}/{offset} {step}{missed}\n  in   {}\n", parts(before));
     if after.is_empty() {
         page.push_str("  out  let go\n");
     }
@@ -117,6 +117,8 @@ mod tests {
             "orders/3/17 step 1 shop (2 missed)\n  in   key 1 B value 9 B\n  out  → default key 1 B value 12 B\n  \
              out  failed: bad: no\u{fffd}\n"
         );
+        let passed = Sight { step: 0, plugin: String::new(), missed: 0, ..sight.clone() };
+        assert!(page(&passed).starts_with("orders/3/17 no step\n"), "{}", page(&passed));
         let gone = Sight { after: vec![], before: Parts { key: Some("k".into()), ..size(None) }, ..sight };
         assert!(page(&gone).ends_with("  in   key k value null\n  out  let go\n"), "{}", page(&gone));
     }

@@ -30,7 +30,6 @@ use crate::pipeline::gate::Gate;
 use crate::pipeline::journal::Journal;
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
-use crate::pipeline::tap::Tap;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::record::OutputField;
 use crate::sqlite::{SqliteError, SqliteJournal, SqliteSink};
@@ -190,7 +189,7 @@ impl Connector<'_> {
         Ok(Line {
             name: pipeline.name.clone(),
             topics: pipeline.source.topics.clone(),
-            chain: Chain::new(&transforms, Arc::clone(&encoder)).with_tap(Tap::new(self.project.mask.clone())),
+            chain: Chain::new(&transforms, Arc::clone(&encoder)).with_tap(self.project.mask.clone()),
             encoder,
             outputs,
             dead_letters,

@@ -18,6 +18,7 @@ use super::tap::{self, Tap};
 use super::{
     Effects, FailureKind, LogLine, OutOp, Transform, TransformError, TransformInput, TransformOutput, TrapKind, Usage,
 };
+use crate::config::Mask;
 use crate::record::Batch;
 
 /// The steps, ready to run.
@@ -146,10 +147,11 @@ impl Chain {
         Self { steps: steps.iter().map(step).collect(), encoder, tap: Tap::default() }
     }
 
-    /// The same chain with a tap of its own.
+    /// The same chain with a tap of its own, which masks what is secret.
     #[must_use]
-    pub fn with_tap(self, tap: Tap) -> Self {
-        Self { tap, ..self }
+    pub fn with_tap(self, mask: Mask) -> Self {
+        let steps = self.steps.iter().map(|step| step.transform.name().to_owned()).collect();
+        Self { tap: Tap::new(mask, steps), ..self }
     }
 
     /// Where its records can be looked at.
@@ -159,7 +161,7 @@ impl Chain {
     }
 
     fn tap_of(&self, at: usize) -> tap::Of<'_> {
-        tap::Of { at, plugin: self.step_name(at), routes: self.routes(at), encoder: &self.encoder }
+        tap::Of { at: Some(at), plugin: self.step_name(at), routes: self.routes(at), encoder: &self.encoder }
     }
 
     /// The name of a step's plugin.
@@ -225,6 +227,9 @@ impl Chain {
 
     fn all_steps(&self, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
         if self.steps.is_empty() && !batch.is_empty() {
+            if self.tap.is_on() {
+                self.tap.passed(tap::Of { at: None, plugin: "", routes: &[], encoder: &self.encoder }, &batch);
+            }
             output.stages.push(Stage::pass(batch));
             return Ok(());
         }
@@ -260,7 +265,11 @@ impl Chain {
         }
         if !extracted.tombstones.is_empty() {
             // They have no fields to read, and leave by the default output as they came.
-            output.stages.push(Stage::pass(batch.select(extracted.tombstones.iter().copied())));
+            let tombstones = batch.select(extracted.tombstones.iter().copied());
+            if is_tapped {
+                self.tap.passed(self.tap_of(at), &tombstones);
+            }
+            output.stages.push(Stage::pass(tombstones));
         }
         let batch = match extracted.rows.take() {
             Some(rows) => Arc::new(batch.select(rows)),
@@ -319,6 +328,9 @@ impl Chain {
                 failure.backtrace = Some(backtrace).filter(|text| !text.is_empty());
                 failure.lines = output.lost.take_lines_of(at);
                 failure.attempts = attempt;
+                if self.tap.is_on() {
+                    self.tap.failed(self.tap_of(at), input.batch, &failure);
+                }
                 output.failures.entry(origins[0]).or_insert(failure);
                 Ok(None)
             }

@@ -1,17 +1,20 @@
 //! A look at live records, before and after a step.
 //!
 //! In: what a step got and what it said, as it happens; what a listener asked for. Out: sights of some records, to each
-//! listener that is there. The line never waits for a listener: what does not fit into its buffer, or comes faster than
-//! anybody reads, is passed over and counted. Where nobody listens it costs one look at a flag a batch. Keys and values
-//! are told only where that was asked for, and what the configuration keeps secret is masked.
+//! listener that is there; of a share of them the same ones before and after every step. The line never waits for a
+//! listener: what does not fit into its buffer, or comes faster than anybody reads, is passed over and counted. Where
+//! nobody listens it costs one look at a flag a batch. Keys and values are told only where that was asked for, and what
+//! the configuration keeps secret is masked.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::chain::RecordFailure;
 use super::decode::Reject;
 use super::encode::{Encoder, Origins, OutputEncoder, Routed, Stage};
 use super::{OutOp, TransformOutput, Wants};
@@ -43,12 +46,50 @@ impl Default for Wish {
     }
 }
 
+impl Wish {
+    /// Whether a record is among those that are shown. It follows from where the record stands alone, so that the same
+    /// ones show before and after every step, and whenever they come again.
+    fn wants(&self, batch: &Batch, offset: i64) -> bool {
+        if self.sample >= 1.0 {
+            return true;
+        }
+        let mut hasher = DefaultHasher::new();
+        (&*batch.source.topic, batch.source.partition, offset).hash(&mut hasher);
+        // The upper half is even enough, and whole in a float.
+        f64::from((hasher.finish() >> 32) as u32) < self.sample * (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// A wish that the pipeline cannot fulfil.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum WishError {
+    /// A share that is none.
+    #[error("`sample` is a share above 0, and 1 at most, not {0}")]
+    Sample(f64),
+    /// The pipeline has no such step.
+    #[error("there is no step {step}: {}", told(.steps))]
+    NoSuchStep {
+        /// Which was asked for.
+        step: usize,
+        /// The plugins of those that there are.
+        steps: Vec<String>,
+    },
+}
+
+fn told(steps: &[String]) -> String {
+    if steps.is_empty() {
+        return "the pipeline has none; without `step` its records are shown as they pass".to_owned();
+    }
+    let steps: Vec<String> = steps.iter().enumerate().map(|(at, plugin)| format!("{} {plugin}", at + 1)).collect();
+    format!("the pipeline has {}", steps.join(", "))
+}
+
 /// One record before and after a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sight {
-    /// The step, from 1.
+    /// The step, from 1; 0 where the pipeline has none.
     pub step: usize,
-    /// Its plugin.
+    /// Its plugin; empty where the pipeline has none.
     pub plugin: String,
     /// Where the record stands.
     pub topic: String,
@@ -111,14 +152,14 @@ pub struct Tap(Arc<Inner>);
 struct Inner {
     is_on: AtomicBool,
     mask: Mask,
+    /// The plugins, in the order of steps.
+    steps: Vec<String>,
     listeners: Mutex<Vec<Listener>>,
 }
 
 #[derive(Debug)]
 struct Listener {
     wish: Wish,
-    /// Grows by the sample with each record; at one a record is shown.
-    owed: f64,
     missed: u64,
     to: mpsc::Sender<Sight>,
 }
@@ -143,26 +184,35 @@ impl Taps {
 /// A step's name, its place and its outputs.
 #[derive(Clone, Copy)]
 pub(super) struct Of<'s> {
-    pub(super) at: usize,
+    /// From 0; none where the pipeline has no step.
+    pub(super) at: Option<usize>,
     pub(super) plugin: &'s str,
     pub(super) routes: &'s [String],
     pub(super) encoder: &'s Encoder,
 }
 
 impl Tap {
-    /// A tap that nobody listens to.
+    /// A tap of these steps' plugins that nobody listens to.
     #[must_use]
-    pub fn new(mask: Mask) -> Self {
-        Self(Arc::new(Inner { mask, ..Inner::default() }))
+    pub fn new(mask: Mask, steps: Vec<String>) -> Self {
+        Self(Arc::new(Inner { mask, steps, ..Inner::default() }))
     }
 
     /// Listens; dropping the receiver ends it.
-    #[must_use]
-    pub fn listen(&self, wish: Wish) -> mpsc::Receiver<Sight> {
+    ///
+    /// # Errors
+    /// Where nothing would ever be seen.
+    pub fn listen(&self, wish: Wish) -> Result<mpsc::Receiver<Sight>, WishError> {
+        if !(wish.sample > 0.0 && wish.sample <= 1.0) {
+            return Err(WishError::Sample(wish.sample));
+        }
+        if let Some(step) = wish.step.filter(|step| !(1..=self.0.steps.len()).contains(step)) {
+            return Err(WishError::NoSuchStep { step, steps: self.0.steps.clone() });
+        }
         let (to, sights) = mpsc::channel(BUFFERED);
-        self.listeners().push(Listener { wish, owed: 0.0, missed: 0, to });
+        self.listeners().push(Listener { wish, missed: 0, to });
         self.0.is_on.store(true, Ordering::Relaxed);
-        sights
+        Ok(sights)
     }
 
     /// Whether anybody may be listening.
@@ -184,6 +234,23 @@ impl Tap {
         };
         let of_row = |row: usize| rejects.iter().find(|reject| reject.row == row).map(after).unwrap_or_default();
         self.show(of, batch, &rejects.iter().map(|reject| reject.row).collect::<Vec<_>>(), |row, _| of_row(row));
+    }
+
+    /// Rows of one record on which a plugin failed for good.
+    pub(super) fn failed(&self, of: Of<'_>, batch: &Batch, failure: &RecordFailure) {
+        let rows: Vec<usize> = (0..batch.len()).collect();
+        self.show(of, batch, &rows, |_, _| {
+            vec![After::Failed { code: failure.code.clone(), message: self.0.mask.apply(&failure.message) }]
+        });
+    }
+
+    /// Records that leave by the default output as they came: no plugin is asked about them.
+    pub(super) fn passed(&self, of: Of<'_>, batch: &Batch) {
+        let rows: Vec<usize> = (0..batch.len()).collect();
+        self.show(of, batch, &rows, |row, payload| {
+            let record = self.parts(batch.keys.get(row), batch.values.get(row), payload);
+            vec![After::Row { output: "default".to_owned(), delete: false, record }]
+        });
     }
 
     /// A step has spoken.
@@ -217,7 +284,7 @@ impl Tap {
         let mut batch = Batch::new(crate::record::TopicPartition::new("t", 0));
         batch.push(crate::record::Offset(1), None, None, Some(value), []);
         let encoder = Encoder { format: crate::config::Format::Json, set_fields: Vec::new() };
-        self.show(Of { at: 0, plugin: "test", routes: &[], encoder: &encoder }, &batch, &[0], |_, _| Vec::new());
+        self.show(Of { at: Some(0), plugin: "test", routes: &[], encoder: &encoder }, &batch, &[0], |_, _| Vec::new());
     }
 
     /// What a topic would get of a row.
@@ -255,20 +322,20 @@ impl Tap {
 
     /// Shows some of these rows to each listener; `after` says what became of one.
     fn show(&self, of: Of<'_>, batch: &Batch, rows: &[usize], mut after: impl FnMut(usize, bool) -> Vec<After>) {
+        let step = of.at.map_or(0, |at| at + 1);
         let mut listeners = self.listeners();
         listeners.retain(|listener| !listener.to.is_closed());
         self.0.is_on.store(!listeners.is_empty(), Ordering::Relaxed);
         for listener in listeners.iter_mut() {
-            if listener.wish.step.is_some_and(|step| step != of.at + 1) {
+            if listener.wish.step.is_some_and(|wanted| wanted != step) {
                 continue;
             }
             let mut left = A_BATCH;
             for row in rows.iter().copied() {
-                listener.owed += listener.wish.sample;
-                if listener.owed < 1.0 {
+                let offset = batch.offsets.get(row).copied().unwrap_or_default();
+                if !listener.wish.wants(batch, offset) {
                     continue;
                 }
-                listener.owed -= 1.0;
                 if left == 0 || listener.to.capacity() == 0 {
                     listener.missed += 1;
                     continue;
@@ -276,11 +343,11 @@ impl Tap {
                 left -= 1;
                 let payload = listener.wish.payload;
                 let sight = Sight {
-                    step: of.at + 1,
+                    step,
                     plugin: of.plugin.to_owned(),
                     topic: batch.source.topic.to_string(),
                     partition: batch.source.partition,
-                    offset: batch.offsets.get(row).copied().unwrap_or_default(),
+                    offset,
                     timestamp_ms: batch.timestamp_ms(row),
                     before: self.parts(batch.keys.get(row), batch.values.get(row), payload),
                     after: after(row, payload),
@@ -295,7 +362,7 @@ impl Tap {
 }
 
 /// A step's batch and what it said, apart from the batch that the source gave: each row is its own origin.
-fn alone(step: usize, batch: &Batch, said: &TransformOutput) -> Stage {
+fn alone(step: Option<usize>, batch: &Batch, said: &TransformOutput) -> Stage {
     let mut batch = batch.clone();
     batch.origins = (0..).take(batch.len()).collect();
     let mut rows = said.rows.clone();
@@ -303,7 +370,7 @@ fn alone(step: usize, batch: &Batch, said: &TransformOutput) -> Stage {
         // A deleted row has no value; its set fields alone, which name the row, are what `new` makes of it.
         row.op = if row.op == OutOp::Delete { OutOp::New } else { row.op };
     }
-    Stage { step: Some(step), batch: Arc::new(batch), output: TransformOutput { rows, ..said.clone() } }
+    Stage { step, batch: Arc::new(batch), output: TransformOutput { rows, ..said.clone() } }
 }
 
 #[cfg(test)]
@@ -311,11 +378,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::chain::{Chain, Run};
-    use super::super::{FailureKind, Subscription, Transform};
+    use super::super::{FailureKind, Subscription, Transform, TrapKind};
     use super::*;
     use crate::config::Format;
     use crate::memory::{MemoryTransform, OwnedCell, OwnedValue, Step};
-    use crate::record::{FieldType, Offset, OutputField, TopicPartition};
+    use crate::record::{Field, FieldType, Offset, OutputField, Policy, TopicPartition};
 
     const SECRET: &str = "hunter2-hunter2";
 
@@ -335,10 +402,17 @@ mod tests {
     }
 
     fn chain() -> Chain {
-        let steps: Vec<Arc<dyn Transform>> = vec![Arc::new(first()), Arc::new(MemoryTransform::identity())];
+        chain_of(vec![Arc::new(first()), Arc::new(MemoryTransform::identity())])
+    }
+
+    fn chain_of(steps: Vec<Arc<dyn Transform>>) -> Chain {
         let set_fields = steps.iter().map(|step| step.subscription().set_fields.clone()).collect();
         let encoder = Arc::new(Encoder { format: Format::Json, set_fields });
-        Chain::new(&steps, encoder).with_tap(Tap::new(Mask::of([SECRET])))
+        Chain::new(&steps, encoder).with_tap(Mask::of([SECRET]))
+    }
+
+    fn listen(chain: &Chain, wish: Wish) -> mpsc::Receiver<Sight> {
+        chain.tap().listen(wish).expect("there is such a step")
     }
 
     fn run(chain: &Chain, offsets: std::ops::Range<i64>) {
@@ -357,7 +431,7 @@ mod tests {
     fn a_record_is_shown_before_and_after_each_step() {
         let chain = chain();
         assert!(!chain.tap().is_on());
-        let mut sights = chain.tap().listen(Wish { payload: true, ..Wish::default() });
+        let mut sights = listen(&chain, Wish { payload: true, ..Wish::default() });
         run(&chain, 0..3);
         let seen = seen(&mut sights);
         let told: Vec<_> = seen.iter().map(|sight| (sight.step, sight.offset, sight.after.len())).collect();
@@ -373,7 +447,7 @@ mod tests {
     #[test]
     fn payloads_show_only_where_they_were_asked_for_and_only_the_step_that_is_meant() {
         let chain = chain();
-        let mut sights = chain.tap().listen(Wish { step: Some(2), ..Wish::default() });
+        let mut sights = listen(&chain, Wish { step: Some(2), ..Wish::default() });
         run(&chain, 2..4);
         let seen = seen(&mut sights);
         assert_eq!(seen.iter().map(|sight| sight.step).collect::<BTreeSet<_>>(), BTreeSet::from([2]));
@@ -385,7 +459,7 @@ mod tests {
     #[test]
     fn the_line_waits_for_nobody_and_a_listener_that_has_gone_is_forgotten() {
         let chain = chain();
-        let mut sights = chain.tap().listen(Wish { step: Some(1), ..Wish::default() });
+        let mut sights = listen(&chain, Wish { step: Some(1), ..Wish::default() });
         for round in 0..100 {
             run(&chain, round * 10 + 5..round * 10 + 15);
         }
@@ -400,13 +474,76 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_records_is_shown() {
+    fn a_share_of_the_records_is_shown_the_same_ones_before_and_after_every_step() {
         let chain = chain();
-        let mut sights = chain.tap().listen(Wish { step: Some(1), sample: 0.1, payload: false });
-        for round in 0..100 {
-            run(&chain, round * 10 + 5..round * 10 + 15);
+        let mut sights = listen(&chain, Wish { sample: 0.5, ..Wish::default() });
+        let mut offsets = BTreeMap::<usize, Vec<i64>>::new();
+        // One by one, as they come where little happens.
+        for offset in 5..1_005 {
+            run(&chain, offset..offset + 1);
+            for sight in seen(&mut sights) {
+                offsets.entry(sight.step).or_default().push(sight.offset);
+            }
         }
-        let shown = seen(&mut sights).len();
-        assert!((99..=100).contains(&shown), "{shown} of 1000");
+        let (first, second) = (&offsets[&1], &offsets[&2]);
+        assert!((420..=580).contains(&first.len()), "{} of 1000", first.len());
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn a_record_that_traps_is_shown_as_failed_once_it_is_found() {
+        let traps = MemoryTransform::identity().trap_on(b"\"a\":6", TrapKind::CpuLimit);
+        let chain = chain_of(vec![Arc::new(first()), Arc::new(traps)]);
+        let mut sights = listen(&chain, Wish { step: Some(2), ..Wish::default() });
+        let mut batch = Batch::new(TopicPartition::new("t", 3));
+        batch.push(Offset(6), Some(7), None, Some(b"{\"a\":6}"), []);
+        let output = chain.run(Arc::new(batch), Run::default()).map_err(|halt| halt.cause).expect("it stands alone");
+        let [failure] = &output.failures.values().collect::<Vec<_>>()[..] else { panic!("{:?}", output.failures) };
+        let seen = seen(&mut sights);
+        let failed = After::Failed { code: "plugin.cpu_limit".into(), message: failure.message.clone() };
+        assert_eq!((seen.len(), seen[0].offset, &seen[0].after[..]), (1, 6, &[failed][..]));
+        assert!(!failure.message.is_empty());
+    }
+
+    #[test]
+    fn without_steps_records_are_shown_as_they_pass() {
+        let chain = chain_of(Vec::new());
+        let mut sights = listen(&chain, Wish { payload: true, ..Wish::default() });
+        run(&chain, 0..1);
+        let seen = seen(&mut sights);
+        assert_eq!((seen.len(), seen[0].step, seen[0].plugin.as_str()), (1, 0, ""));
+        let After::Row { output, delete: false, record } = &seen[0].after[0] else { panic!("{:?}", seen[0]) };
+        assert_eq!((output.as_str(), record), ("default", &seen[0].before));
+        assert_eq!(record.value.as_deref(), Some(r#"{"a":0}"#));
+    }
+
+    #[test]
+    fn a_tombstone_that_no_plugin_is_asked_about_is_shown_too() {
+        let (on_missing, on_mismatch) = (Policy::Reject, Policy::Reject);
+        let value_fields = vec![Field { path: vec!["a".into()], field_type: FieldType::S64, on_missing, on_mismatch }];
+        let subscription = Subscription { value_fields, ..Subscription::default() };
+        let chain = chain_of(vec![Arc::new(MemoryTransform::new("reads", subscription, |_| Step::Drop))]);
+        let mut sights = listen(&chain, Wish::default());
+        let mut batch = Batch::new(TopicPartition::new("t", 3));
+        batch.push(Offset(6), Some(7), Some(b"k"), None, []);
+        assert!(chain.run(Arc::new(batch), Run::default()).is_ok());
+        let seen = seen(&mut sights);
+        let record = Parts { key_bytes: Some(1), ..Parts::default() };
+        assert_eq!(seen[0].after, [After::Row { output: "default".into(), delete: false, record }]);
+    }
+
+    #[test]
+    fn what_would_never_show_anything_is_refused_in_words() {
+        let refused = |chain: &Chain, step, sample| {
+            let wish = Wish { step, sample, payload: false };
+            chain.tap().listen(wish).map(drop).map_err(|error| error.to_string()).expect_err("it is refused")
+        };
+        let (two, none) = (chain(), chain_of(Vec::new()));
+        assert_eq!(refused(&two, Some(9), 1.0), "there is no step 9: the pipeline has 1 first, 2 identity");
+        assert_eq!(refused(&two, Some(0), 1.0), "there is no step 0: the pipeline has 1 first, 2 identity");
+        let words = "there is no step 1: the pipeline has none; without `step` its records are shown as they pass";
+        assert_eq!(refused(&none, Some(1), 1.0), words);
+        assert_eq!(refused(&two, None, 7.0), "`sample` is a share above 0, and 1 at most, not 7");
+        assert!(!two.tap().is_on());
     }
 }
