@@ -62,6 +62,8 @@ fn a_kept_project_runs_again_with_its_changes() {
     assert_eq!(keep(&shop)["directory"], path);
     let again = demo(&["--keep", path]);
     assert!(!again.status.success(), "a directory that is in use is not written over");
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(told.contains("run what is there with `pelton demo ") && told.contains("/shop`"), "{told}");
     change(&shop.join("pipelines/orders.yaml"), "vat_percent: 19", "vat_percent: 7.5");
     let output = demo(&[path, "--seconds", "1"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

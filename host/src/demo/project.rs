@@ -8,6 +8,7 @@ use super::DemoError;
 use super::rules::Rules;
 use crate::config::{DeadLetterSettings, Output, Pipeline, Poison, ProcessEnvironment, Project};
 use crate::daemon::Ready;
+use crate::shell;
 
 /// The plugin that every demo starts with: `plugins/shop-orders`, built and copied here by hand, so that the binary builds
 /// without a compiler for plugins. The demo's own reckoning holds it to what the generator expects.
@@ -55,7 +56,8 @@ pub(super) fn unusable(dir: &Path, reason: impl std::fmt::Display) -> DemoError 
 pub(super) fn write(dir: &Path) -> Result<(), DemoError> {
     let failed = |error: std::io::Error| unusable(dir, error);
     if dir.exists() && fs::read_dir(dir).map_err(failed)?.next().is_some() {
-        let reason = "it is not empty; name a new one, or run what is there with `pelton demo DIR`";
+        let there = shell::argument(dir);
+        let reason = format!("it is not empty; name a new one, or run what is there with `pelton demo {there}`");
         return Err(unusable(dir, reason));
     }
     for (name, content) in FILES {

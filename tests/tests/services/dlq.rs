@@ -294,8 +294,9 @@ async fn a_redrive_that_is_killed_and_run_again_loses_nothing_and_writes_the_sam
             assert_eq!(distinct.len(), 1, "p{number}: {of_order:?}");
             assert_eq!(ids.get(&format!("g{number}")).map(Vec::len), Some(1), "nobody redrove g{number}");
         }
-        let journal = topic_settings(&connection(), &journal).await.expect("the brokers answer");
-        assert!(journal.is_none(), "a redrive made a journal: {journal:?}");
+        // Of a topic that is not there, no setting is told.
+        let journal = topic_settings(&connection(), &journal).await.expect("the brokers answer").unwrap_or_default();
+        assert!(journal.is_empty(), "a redrive made a journal: {journal:?}");
     })
     .await;
 }
