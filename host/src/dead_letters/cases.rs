@@ -47,6 +47,7 @@ pub fn is_letter(letter: &DeadLetter) -> bool {
     is_write_time(letter.write_time.0)
         && (0..i64::MAX).contains(&letter.offset.0)
         && letter.source.partition >= 0
+        && letter.timestamp_ms.is_none_or(|ms| ms >= 0)
         && letter.redrives < u32::MAX
 }
 
@@ -344,6 +345,7 @@ pub(super) mod tests {
             DeadLetter { offset: Offset(-1), ..one.clone() },
             DeadLetter { offset: Offset(i64::MAX), ..one.clone() },
             DeadLetter { source: TopicPartition::new("in", -1), ..one.clone() },
+            DeadLetter { timestamp_ms: Some(i64::MIN), ..one.clone() },
             DeadLetter { redrives: u32::MAX, ..one.clone() },
         ];
         let own = mark(&one, true, "x");

@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use pelton::kafka::{delete_topics, topic_settings};
+use pelton::kafka::{KafkaDeadLetters, delete_topics, topic_settings};
+use pelton::pipeline::{DeadLetter, DeadLetters as _};
+use pelton::record::{Offset, TopicPartition, WriteTime};
 use pelton_tests::process::{LIMIT, Process, program, repository, until};
 use pelton_tests::proxy::Proxy;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::Headers as _;
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, TopicPartitionList};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -414,4 +416,80 @@ async fn a_repaired_record_is_redriven_into_the_embedded_tables_from_a_file_of_l
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     let expected = std::fs::read_to_string(plugin.join("cases/negative/expected.jsonl")).expect(&said);
     assert!(expected.contains("\"reject\":\"negative_amount\""), "{expected}");
+}
+
+/// A letter of an order whose amount was negated.
+fn letter(topic: &str, offset: i64) -> DeadLetter {
+    let key = format!("k{offset}");
+    let value = order(&key, 500, 1_000).replace("\"amount_cents\":500", "\"amount_cents\":-500");
+    DeadLetter {
+        pipeline: "orders".to_owned(),
+        source: TopicPartition::new(topic, 0),
+        offset: Offset(offset),
+        timestamp_ms: Some(1_000 + offset),
+        key: Some(key.into_bytes()),
+        value: Some(value.into_bytes()),
+        headers: Vec::new(),
+        stage: "transform:shop-orders".to_owned(),
+        code: "negative_amount".to_owned(),
+        message: "amount_cents must not be negative".to_owned(),
+        backtrace: None,
+        logs: Vec::new(),
+        digests: Vec::new(),
+        attempts: 1,
+        write_time: WriteTime((1_000 + offset) * 1_000),
+        partial: false,
+        id: format!("{topic}/0/{offset}/dead-letter"),
+        redrives: 0,
+        at_ms: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_redrives_at_once_leave_no_row_of_both() {
+    const LETTERS: i64 = 400;
+    let (topic, letters) = tokio::join!(Topic::new("dlq-twice", 1), Topic::new("dlq-twice-letters", 3));
+    let dir = embedded(&topic.name);
+    let dir = dir.path();
+    let pipeline = dir.join("pipelines/orders.yaml");
+    let was = std::fs::read_to_string(&pipeline).expect("the pipeline");
+    let place = format!("dead_letters: {{ kafka: {{ topic: {} }} }}\n", letters.name);
+    std::fs::write(&pipeline, was + &place).expect("written");
+    let writer =
+        KafkaDeadLetters::open(&connection(), &letters.name, "orders", &dir.join("spill")).await.expect("open");
+    writer.write((0..LETTERS).map(|offset| letter(&topic.name, offset)).collect()).await;
+
+    let begin = |amount: &str, country: &str| {
+        let items = format!(r#"items=[{{"sku":"A","name":"Tee","quantity":1,"price_cents":{amount}}}]"#);
+        let set = [format!("amount_cents={amount}"), items, format!("customer.country={country}")];
+        let mut command = Command::new(program("pelton"));
+        command.args(["dlq", "redrive", "orders"]).arg(dir).args(["--all", "--yes", "--json"]);
+        for field in &set {
+            command.args(["--set", field]);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pelton runs")
+    };
+    let running = [begin("1", "DE"), begin("2", "AT")];
+    let mut redriven = 0;
+    for child in running {
+        let ran =
+            tokio::task::spawn_blocking(move || child.wait_with_output()).await.expect("a thread").expect("it ends");
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+        let summary: Value = serde_json::from_slice(&ran.stdout).expect(&said);
+        let refused = summary["refused"].as_array().expect("a list");
+        assert!(refused.iter().all(|one| one["message"].to_string().contains("another redrive")), "{said}");
+        assert_eq!(summary["failed"].as_array().map(Vec::len), Some(0), "{said}");
+        redriven += summary["redriven"].as_i64().expect("a count");
+    }
+    assert!(redriven >= LETTERS, "each is redriven by one at least: {redriven}");
+    assert_eq!(counts(dir), (0, 0, LETTERS));
+    let tables = rusqlite::Connection::open(dir.join("tables.db")).expect("the embedded tables");
+    let count = |which: &str| {
+        let select = format!("SELECT count(*) FROM orders WHERE {which}");
+        tables.query_row(&select, [], |row| row.get::<_, i64>(0)).expect("a count")
+    };
+    let whole = "(amount_cents = 1 AND country = 'DE') OR (amount_cents = 2 AND country = 'AT')";
+    assert_eq!((count(whole), count("true")), (LETTERS, LETTERS), "no row is of both");
+    topic.delete().await;
+    letters.delete().await;
 }
