@@ -23,6 +23,12 @@ use crate::line_support::{
 const PARTITIONS: i32 = 2;
 /// Records of a third, a partition.
 const THIRD: i64 = 3_000;
+/// Keys of a third in a partition.
+const KEYS: i64 = 150;
+/// What flows while the middle third is replayed.
+const FLOWING: i64 = 3;
+/// Of the keys of the middle third, those that are updated meanwhile.
+const SHARED: i64 = 75;
 
 fn now_ms() -> i64 {
     #[expect(clippy::disallowed_methods, reason = "a test against real services")]
@@ -30,14 +36,22 @@ fn now_ms() -> i64 {
     now.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
-/// Records of one third in each partition, keys of its own for each third, every key updated many times. In partition 1
-/// some lie half an hour ahead of the wall: what becomes of their write times only the journal knows later.
+/// The key of a record. Each third has its own, but for the one that flows while the middle third is replayed: half of its
+/// records update keys of that one.
+fn key_of(partition: i32, third: i64, number: i64) -> String {
+    let at = number % KEYS;
+    let third = if third == FLOWING && at < SHARED { 1 } else { third };
+    format!("p{partition}-t{third}-k{at}")
+}
+
+/// Records of one third in each partition, every key updated many times. In partition 1 some lie half an hour ahead of the
+/// wall: what becomes of their write times only the journal knows later.
 fn produce(topic: &str, third: i64) {
     let producing = Producing::to(topic);
     let base = now_ms() - 10 * 60_000;
     for number in 0..THIRD {
         for partition in 0..PARTITIONS {
-            let key = format!("p{partition}-t{third}-k{}", number % 150);
+            let key = key_of(partition, third, number);
             let is_ahead = partition == 1 && (1_000..1_010).contains(&number);
             let timestamp_ms = if is_ahead { now_ms() + 30 * 60_000 } else { base + (number * 7_919) % 60_000 };
             let number = third * THIRD + number;
@@ -147,14 +161,25 @@ async fn a_middle_third_is_replayed_after_the_offsets_are_gone_into_an_empty_tab
 
         // Into the live table, while updates flow and the daemon reads everything anew.
         let mut daemon = Daemon::start(dir.path(), "third");
-        let (flowing, replayed) = tokio::join!(produced(&topic.name, 3), replay(dir.path(), &bounds));
+        let (flowing, replayed) = tokio::join!(produced(&topic.name, FLOWING), replay(dir.path(), &bounds));
         let () = flowing;
         assert_succeeded(&replayed);
         until_committed(&topic.name, &topic.name, PARTITIONS, &mut [&mut daemon]).await;
         assert!(daemon.terminate().success(), "{}", daemon.log());
         let after = stored(&keyspace, &live).await;
-        let older: BTreeMap<_, _> = after.iter().filter(|(key, _)| !key.contains("-t3-")).map(own).collect();
-        assert_same(&older, &before);
+        // The last value of each key that flowed: where it was replayed too, the older one may not lie over it.
+        let numbers = (0..THIRD).flat_map(|number| (0..PARTITIONS).map(move |partition| (partition, number)));
+        let last: BTreeMap<String, i64> =
+            numbers.map(|(partition, number)| (key_of(partition, FLOWING, number), FLOWING * THIRD + number)).collect();
+        assert_eq!(last.keys().filter(|key| before.contains_key(*key)).count() as i64, SHARED * i64::from(PARTITIONS));
+        for (key, number) in &last {
+            assert_eq!(after[key].0, *number, "{key}: {:?} before, {:?} after", before.get(key), after[key]);
+            assert!(before.get(key).is_none_or(|before| before.1 < after[key].1), "{key}: {:?}", after[key]);
+        }
+        let older = |rows: &BTreeMap<String, (i64, i64)>| -> BTreeMap<String, (i64, i64)> {
+            rows.iter().filter(|(key, _)| !last.contains_key(*key)).map(own).collect()
+        };
+        assert_same(&older(&after), &older(&before));
         let wanted = {
             let topic = topic.name.clone();
             tokio::task::spawn_blocking(move || expected(&topic)).await.unwrap()

@@ -1,16 +1,18 @@
 //! What must stand in the stores, from the topic and the ledger alone; and what is wrong with what stands there.
 //!
-//! In: the ledger, the topic in offset order, and what was found in table, alerts, dead letters and commits. Out: what is
-//! lost, wrong or unexplained, each with an example, and how many repeats there are. Pure, and shares no code with the
-//! product: write times by `tests/oracle`'s rule, fates as the ledger knows them.
+//! In: the ledger, the topic in offset order, what the wall showed when records were stamped that lie ahead of it, and
+//! what was found in table, alerts, dead letters and commits. Out: what is lost, wrong or unexplained, each with an
+//! example, and how many repeats there are. Pure, and shares no code with the product: write times by `tests/oracle`'s
+//! rule, fates as the ledger knows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::TTL_S;
+use super::decisions::{AHEAD_MAX_MS, Ahead, Walls};
 use super::ledger::{Entry, Hash};
-use super::records::{Column, Fate, PARTITIONS, Value};
+use super::records::{AHEAD_MS, Column, Fate, PARTITIONS, Value};
 
 /// Examples that are kept of each kind of finding.
 const EXAMPLES: usize = 20;
@@ -67,6 +69,12 @@ pub(super) struct Findings {
     pub(super) ttl_late_s: i64,
     /// How many cells were compared.
     pub(super) cells: u64,
+    /// How many of them are of records that were hours old.
+    pub(super) cells_old: u64,
+    /// Records ahead of the wall about whose write time was decided.
+    pub(super) clamped: u64,
+    /// How many of these decisions a later task took over.
+    pub(super) clamped_again: u64,
     /// How many dead letters, by code, repeats left out.
     pub(super) letters: BTreeMap<String, u64>,
     /// How many alerts, repeats left out.
@@ -81,6 +89,13 @@ pub(super) struct Cell {
     pub(super) write_time: i64,
     /// Until when it lives, seconds since 1970.
     pub(super) until_s: i64,
+}
+
+impl Cell {
+    /// Whether its write time alone would let it live hours longer than its record's time does.
+    fn is_old(&self) -> bool {
+        self.until_s + 3_600 < self.write_time.div_euclid(1_000_000) + TTL_S
+    }
 }
 
 /// A dead letter, wanted or found.
@@ -130,14 +145,27 @@ pub(super) struct Found {
     pub(super) commits: BTreeMap<i32, (i64, Option<i64>)>,
 }
 
-/// What follows from the topic and the ledger. `topic` is in offset order within each partition.
-pub(super) fn expect(ledger: &[Entry], topic: &[Stands], findings: &mut Findings) -> Expected {
+/// The records that were sent with a time ahead of the wall.
+pub(super) fn ahead(ledger: &[Entry], topic: &[Stands]) -> Vec<Ahead> {
+    let entry = |record: &Stands| ledger.get(usize::try_from(record.n?).ok()?);
+    let are_ahead = topic.iter().filter(|record| entry(record).is_some_and(|entry| entry.is_ahead));
+    let ahead = |record: &Stands| {
+        let Stands { place, timestamp_ms, .. } = *record;
+        Ahead { place, sent_ms: timestamp_ms - AHEAD_MS, timestamp_ms }
+    };
+    are_ahead.map(ahead).collect()
+}
+
+/// What follows from the topic and the ledger, and from what the wall showed for records that lie ahead of it. `topic` is
+/// in offset order within each partition.
+pub(super) fn expect(ledger: &[Entry], topic: &[Stands], walls: &Walls, findings: &mut Findings) -> Expected {
     let mut expected = Expected::default();
     let mut seen = BTreeSet::new();
     for record in topic {
         let (partition, offset) = record.place;
         let (next, h) = expected.ends.entry(partition).or_default();
-        let own = record.timestamp_ms * 1_000;
+        let latest_ms = walls.get(&record.place).map_or(i64::MAX, |wall_ms| wall_ms + AHEAD_MAX_MS);
+        let own = record.timestamp_ms.min(latest_ms) * 1_000;
         *h = if own > *h + 10 { own } else { *h + 10 };
         *next = offset + 1;
         let (h, place) = (*h, record.place);
@@ -180,7 +208,8 @@ impl Expected {
                     match value {
                         None => row.remove(column),
                         Some(value) => {
-                            let until_s = entry.timestamp_ms.div_euclid(1_000) + TTL_S;
+                            // One that was clamped lives from its write time.
+                            let until_s = entry.timestamp_ms.min(h.div_euclid(1_000)).div_euclid(1_000) + TTL_S;
                             row.insert(*column, Cell { value: value.clone(), write_time: h, until_s })
                         }
                     };
@@ -238,6 +267,7 @@ fn compare_rows(wanted: &Rows, found: &Rows, late_s_max: i64, findings: &mut Fin
         let (wanted, found) = (wanted.get(key).unwrap_or(&nothing), found.get(key).unwrap_or(&nothing));
         for (column, _, _) in Column::ALL {
             findings.cells += u64::from(wanted.contains_key(&column));
+            findings.cells_old += u64::from(wanted.get(&column).is_some_and(Cell::is_old));
             match (wanted.get(&column), found.get(&column)) {
                 (None, None) => {}
                 (Some(wanted), None) => findings.lost.add(format!("{key}.{column:?}: {wanted:?} is not there")),
@@ -332,6 +362,7 @@ mod tests {
                 key: key.clone(),
                 value,
                 timestamp_ms,
+                is_ahead: record.is_ahead,
                 partition,
                 offset: Some(*end),
                 fate: record.fate.clone(),
@@ -351,11 +382,16 @@ mod tests {
         records
     }
 
+    /// What the wall showed where every record is read a second after it was sent.
+    fn read_at_once(ledger: &[Entry], topic: &[Stands]) -> Walls {
+        ahead(ledger, topic).into_iter().map(|record| (record.place, record.sent_ms + 1_000)).collect()
+    }
+
     /// Everything as it must be.
     fn all_well() -> (Expected, Found) {
         let (ledger, topic) = sent(&records());
         let mut findings = Findings::default();
-        let expected = expect(&ledger, &topic, &mut findings);
+        let expected = expect(&ledger, &topic, &read_at_once(&ledger, &topic), &mut findings);
         assert_eq!((findings.unexplained.count, findings.unexplained.examples), (0, Vec::new()));
         let id = |(partition, offset): Place, output: &str| format!("orders/{partition}/{offset}/{output}");
         let found = Found {
@@ -391,7 +427,7 @@ mod tests {
         assert_eq!((findings.repeats_outputs, findings.repeats_letters), (1, 2));
         assert_eq!(findings.letters.values().sum::<u64>(), 8);
         assert_eq!([findings.lost.count, findings.wrong.count, findings.unexplained.count], [0; 3], "{findings:?}");
-        assert!(findings.cells > 1_000 && findings.alerts > 1_000);
+        assert!(findings.cells > 1_000 && findings.alerts > 1_000 && findings.cells_old > 50, "{findings:?}");
     }
 
     #[test]
@@ -424,6 +460,43 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_live_that_counts_from_the_wall_or_from_the_write_time_is_found() {
+        // As much as is forgiven where a daemon stood still for long.
+        let wrong = |until_s: fn(&Cell) -> i64| {
+            let (expected, mut found) = all_well();
+            for cell in found.rows.values_mut().flat_map(BTreeMap::values_mut) {
+                cell.until_s = until_s(cell);
+            }
+            let mut findings = Findings::default();
+            compare(&expected, &found, 600, &mut findings);
+            assert_eq!([findings.lost.count, findings.unexplained.count], [0; 2]);
+            findings.wrong.count
+        };
+        assert_eq!(wrong(|cell| cell.until_s), 0);
+        assert!(wrong(|_| NOW_MS / 1_000 + TTL_S) > 50);
+        assert!(wrong(|cell| cell.write_time / 1_000_000 + TTL_S) > 50);
+    }
+
+    #[test]
+    fn all_that_follows_a_record_that_lies_ahead_rests_on_one_decision() {
+        let (ledger, topic) = sent(&records());
+        let walls = read_at_once(&ledger, &topic);
+        let expect = |walls: &Walls| expect(&ledger, &topic, walls, &mut Findings::default());
+        let (first, (place, _)) = (expect(&walls), walls.last_key_value().expect("some lie ahead"));
+        // The last of a partition was decided about again, ten seconds later.
+        let mut again = walls.clone();
+        again.insert(*place, walls[place] + 10_000);
+        let again = expect(&again);
+        assert_eq!(first.ends[&0], again.ends[&0], "another partition has nothing to do with it");
+        let late = |rows: &Rows| rows.values().flat_map(BTreeMap::values).map(|cell| cell.write_time).max();
+        assert!(late(&first.rows) < late(&again.rows));
+        let found = Found { rows: again.rows, ..Found::default() };
+        let mut findings = Findings::default();
+        compare_rows(&first.rows, &found.rows, 600, &mut findings);
+        assert!(findings.wrong.count > 0, "{findings:?}");
+    }
+
+    #[test]
     fn finds_what_nothing_explains() {
         let add =
             |found: &mut Found| found.rows.insert("stranger".to_owned(), BTreeMap::from([(Column::Status, cell())]));
@@ -448,7 +521,7 @@ mod tests {
         let (ledger, topic) = sent(&records());
         let count = |ledger: &[Entry], topic: &[Stands]| {
             let mut findings = Findings::default();
-            expect(ledger, topic, &mut findings);
+            expect(ledger, topic, &Walls::new(), &mut findings);
             findings.unexplained.count
         };
         assert_eq!(count(&ledger, &topic[..topic.len() - 1]), 1);
@@ -468,7 +541,7 @@ mod tests {
         let mut maker = Maker::new(5);
         let records: Vec<Record> = (0..400).map(|_| maker.hot(NOW_MS)).collect();
         let (ledger, topic) = sent(&records);
-        let expected = expect(&ledger, &topic, &mut Findings::default());
+        let expected = expect(&ledger, &topic, &Walls::new(), &mut Findings::default());
         for (partition, (end, h)) in &expected.ends {
             assert_eq!(*h, NOW_MS * 1_000 + (end - 1) * 10, "partition {partition}");
         }

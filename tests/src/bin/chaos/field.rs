@@ -26,7 +26,7 @@ use super::look;
 use super::producer::Producing;
 use super::records::PARTITIONS;
 use super::voice::Voice;
-use super::{ALERTS, Failure, LETTERS, ORDERS, Options};
+use super::{ALERTS, Failure, JOURNAL, LETTERS, ORDERS, Options};
 
 /// The daemon that is not there from the beginning.
 pub(super) const EXTRA: usize = 2;
@@ -75,6 +75,10 @@ impl Field {
         create_topic(&bootstrap, ORDERS, PARTITIONS, &[]).await?;
         create_topic(&bootstrap, ALERTS, 2, &[]).await?;
         create_topic(&bootstrap, LETTERS, 2, &[("max.message.bytes", LETTER_BYTES)]).await?;
+        // As the daemons would make it, but that the brokers say when they got an entry.
+        let keeps = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+        let journal = [&keeps[..], &[("message.timestamp.type", "LogAppendTime")]].concat();
+        create_topic(&bootstrap, JOURNAL, 1, &journal).await?;
         let session = cassandra.session().await?;
         let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
         session.query_unpaged(format!("CREATE KEYSPACE chaos WITH replication = {replication}"), ()).await?;

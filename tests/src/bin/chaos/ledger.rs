@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) value: Option<Hash>,
     /// Its time.
     pub(super) timestamp_ms: i64,
+    /// Whether that lies ahead of the wall.
+    pub(super) is_ahead: bool,
     /// Where it was sent.
     pub(super) partition: i32,
     /// Where the brokers said that it stands; none where they did not say, and nobody knows.
@@ -71,6 +73,7 @@ impl Ledger {
                 key: record.key.clone(),
                 value: record.value.as_ref().map(|value| hash(value.as_bytes())),
                 timestamp_ms: record.timestamp_ms,
+                is_ahead: record.is_ahead,
                 partition: record.partition,
                 offset: None,
                 fate: record.fate.clone(),

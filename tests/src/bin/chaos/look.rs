@@ -1,7 +1,7 @@
-//! Reads what stands in topics, table, spills and commits after a run.
+//! Reads what stands in topics, table, spills, commits and journal after a run.
 //!
-//! In: where they are. Out: values for `expect`. Reads with the clients alone and parses by what the papers say: dead
-//! letters by their headers, a spill by its pointer. Never judges.
+//! In: where they are. Out: values for `expect` and `decisions`. Reads with the clients alone and parses by what the
+//! papers say: dead letters by their headers, a spill by its pointer, the journal by its lines. Never judges.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -21,10 +21,11 @@ use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use super::cluster::looking;
+use super::decisions::{Said, Why};
 use super::expect::{Alert, Cell, Letter, Rows, Stands};
 use super::ledger::hash;
 use super::records::{Column, NUMBER, PARTITIONS, Value};
-use super::{ALERTS, Failure, LETTERS, ORDERS, TABLE};
+use super::{ALERTS, Failure, JOURNAL, LETTERS, ORDERS, TABLE};
 
 /// How long a broker may take to answer.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -80,6 +81,32 @@ pub(super) fn orders(brokers: &str) -> Result<Vec<Stands>, Failure> {
         });
     })?;
     Ok(records)
+}
+
+/// The journal, in its order.
+pub(super) fn journal(brokers: &str) -> Result<Vec<Said>, Failure> {
+    let mut entries = Vec::new();
+    each(brokers, JOURNAL, |message| entries.push(said(message)))?;
+    entries.into_iter().collect()
+}
+
+fn said(message: &BorrowedMessage<'_>) -> Result<Said, Failure> {
+    let entry: Json = serde_json::from_slice(message.payload().unwrap_or_default())?;
+    let number = |name: &str| entry[name].as_i64().ok_or_else(|| format!("the journal: no {name} in {entry}"));
+    let why = match entry["reason"].as_str() {
+        Some("assigned") => Why::Begins,
+        Some("periodic") => Why::Stands,
+        Some("wall") => Why::Decided { until: number("until")?, wall_ms: number("wall_ms")? },
+        Some("carried") => Why::Carried { until: number("until")?, wall_ms: number("wall_ms")? },
+        _ => return Err(format!("the journal: {entry}").into()),
+    };
+    Ok(Said {
+        partition: i32::try_from(number("partition")?)?,
+        offset: number("offset")?,
+        term: u64::try_from(number("term")?)?,
+        why,
+        told_ms: message.timestamp().to_millis().unwrap_or(-1),
+    })
 }
 
 /// What was found, by `pelton-id`.

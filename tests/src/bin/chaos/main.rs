@@ -9,12 +9,14 @@
 //!      │            ▲           ▲          ▲ ▲                     ▲
 //!    ledger         └───────────┴─ lanes ──┘ disks ────────────────┘
 //!      └───────────────────────► expect ◄── look: topics, table, dead letters, spills, commits
+//!                                  └─ decisions ◄── look: the journal, for records that lie ahead of the wall
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is made to print")]
 
 mod cluster;
 mod daemons;
+mod decisions;
 mod disk;
 mod expect;
 mod faults;
@@ -42,6 +44,8 @@ const ORDERS: &str = "orders";
 const ALERTS: &str = "alerts";
 /// The topic of their dead letters.
 const LETTERS: &str = "orders.dlq";
+/// The topic in which they keep what their write times rest on.
+const JOURNAL: &str = "orders.pelton-journal";
 /// The table that they write.
 const TABLE: &str = "chaos.orders";
 /// How long a row lives from its record's time, seconds.

@@ -19,6 +19,17 @@ const HOT: u64 = 64;
 const GROUP: u64 = 48;
 /// Updates that each key of a group gets.
 pub(super) const UPDATES: u64 = 24;
+/// One in so many ordinary records is hours old.
+const OLD_EVERY: u32 = 50;
+/// How old such a record is, hours: far more than any daemon stands still, far less than the plugin calls late.
+const OLD_HOURS: std::ops::Range<i64> = 2..48;
+/// One in so many ordinary records lies ahead of the wall.
+const AHEAD_EVERY: u32 = 100;
+/// By how much: more than what is taken as it is.
+pub(super) const AHEAD_MS: i64 = 600_000;
+/// The partitions that get such records: the write times of a partition rest on those of all records before. What stands
+/// in the others follows from the topic alone.
+const AHEAD_PARTITIONS: std::ops::Range<i32> = 4..PARTITIONS;
 /// Bytes of a record that fits into the topic of orders and not into that of dead letters.
 const LARGE_BYTES: usize = 60_000;
 /// The header on which the guest traps.
@@ -105,6 +116,9 @@ pub(super) struct Record {
     pub(super) value: Option<String>,
     /// Its time.
     pub(super) timestamp_ms: i64,
+    /// Whether its time lies ahead of the wall by [`AHEAD_MS`].
+    #[serde(default)]
+    pub(super) is_ahead: bool,
     /// Whether it has the header on which the guest traps.
     pub(super) traps: bool,
     /// What must become of it.
@@ -159,9 +173,14 @@ impl Maker {
         Self { rng: StdRng::seed_from_u64(seed), next: 0, grouped: 0 }
     }
 
-    /// An ordinary record, at about this time.
+    /// An ordinary record, at about this time; some are hours old, and some lie ahead.
     pub(super) fn ordinary(&mut self, now_ms: i64) -> Record {
-        let timestamp_ms = now_ms - self.rng.random_range(0..2_000);
+        if self.rng.random_ratio(1, AHEAD_EVERY) {
+            return self.ahead(now_ms);
+        }
+        let is_old = self.rng.random_ratio(1, OLD_EVERY);
+        let hours = if is_old { self.rng.random_range(OLD_HOURS) } else { 0 };
+        let timestamp_ms = now_ms - hours * 3_600_000 - self.rng.random_range(0..2_000);
         match self.rng.random_range(0..10) {
             // Updated all the time, with everything that can happen to an order.
             0..4 => self.hot(timestamp_ms),
@@ -200,6 +219,20 @@ impl Maker {
                 self.record(&key, id, timestamp_ms, Some(value), Fate::Nothing)
             }
         }
+    }
+
+    /// A record ahead of the wall, to a hot key or to one of its own.
+    fn ahead(&mut self, now_ms: i64) -> Record {
+        let partition = self.rng.random_range(AHEAD_PARTITIONS) as u64;
+        let timestamp_ms = now_ms + AHEAD_MS;
+        let mut record = if self.rng.random_bool(0.5) {
+            let id = self.rng.random_range(0..HOT / PARTITIONS as u64) * PARTITIONS as u64 + partition;
+            self.created(&format!("hot-{id}"), id, timestamp_ms)
+        } else {
+            self.created(&format!("ahead-{}", self.next), partition, timestamp_ms)
+        };
+        record.is_ahead = true;
+        record
     }
 
     fn grouped(&mut self, timestamp_ms: i64) -> Record {
@@ -300,7 +333,7 @@ impl Maker {
         let n = self.next;
         self.next += 1;
         let partition = (id % PARTITIONS as u64) as i32;
-        Record { n, partition, key: key.to_owned(), value, timestamp_ms, traps: false, fate }
+        Record { n, partition, key: key.to_owned(), value, timestamp_ms, is_ahead: false, traps: false, fate }
     }
 }
 
@@ -328,6 +361,18 @@ mod tests {
         assert!(!grouped.is_empty() && grouped.iter().all(|updates| *updates == UPDATES));
         assert!(hot.len() as u64 == HOT && hot.iter().all(|updates| *updates > 20), "{hot:?}");
         assert!(records.iter().enumerate().all(|(at, record)| record.n == at as u64));
+    }
+
+    #[test]
+    fn some_records_are_hours_old_and_some_lie_ahead_in_the_partitions_that_are_for_them() {
+        let (mut maker, now_ms) = (Maker::new(7), 1_700_000_000_000);
+        let records: Vec<Record> = (0..10_000).map(|_| maker.ordinary(now_ms)).collect();
+        let old = records.iter().filter(|record| record.timestamp_ms < now_ms - 3_600_000).count();
+        assert!((120..=300).contains(&old), "{old}");
+        let ahead: Vec<&Record> = records.iter().filter(|record| record.is_ahead).collect();
+        assert!((60..=160).contains(&ahead.len()), "{}", ahead.len());
+        assert!(ahead.iter().all(|record| AHEAD_PARTITIONS.contains(&record.partition)));
+        assert!(records.iter().all(|record| record.is_ahead == (record.timestamp_ms > now_ms)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a run comes to: figures, and the verdict.
 //!
 //! In: what the run counted and what the comparison found. Out: text for people, JSON for machines, true where all is
-//! well. Judges by one rule: nothing lost, wrong or unexplained, and every kind of fault has met somebody.
+//! well. Judges by one rule: nothing lost, wrong or unexplained, every kind of fault has met somebody, and there was what
+//! the checks of old and of clamped records need.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +39,10 @@ pub(super) struct Report {
 impl Report {
     /// The kinds that never occurred.
     pub(super) fn missing(&self) -> Vec<&'static str> {
-        self.faults.iter().filter(|(_, count)| **count == 0).map(|(fault, _)| fault.name()).collect()
+        let faults = self.faults.iter().map(|(fault, count)| (fault.name(), *count));
+        let Findings { cells_old, clamped, .. } = self.findings;
+        let others = [("a cell of a record that is hours old", cells_old), ("a record that is clamped", clamped)];
+        faults.chain(others).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
     /// Whether all is as it should be.
@@ -56,12 +60,15 @@ impl fmt::Display for Report {
         }
         let findings = &self.findings;
         writeln!(f, "\nRecords and what became of them")?;
-        let rows: [(u64, &str); 12] = [
+        let rows: [(u64, &str); 15] = [
             (self.records, "records sent"),
             (self.untold, "of them without an answer from the brokers"),
             (self.updates_min, "updates at least of each key of a group"),
             (self.starts, "starts of daemons"),
             (findings.cells, "cells compared: value, write time, time to live"),
+            (findings.cells_old, "of them of records that are hours old"),
+            (findings.clamped, "records ahead of the wall, each with one decision in the journal"),
+            (findings.clamped_again, "of these decisions taken over by a later task"),
             (findings.alerts, "records in the Kafka output"),
             (findings.repeats_outputs, "repeats among them, by pelton-id"),
             (findings.letters.values().sum(), "dead letters, each with its cause"),

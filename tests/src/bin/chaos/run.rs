@@ -8,12 +8,13 @@ use pelton_tests::process::repository;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::looking;
-use super::expect::{Findings, Found, compare, expect};
+use super::decisions::walls;
+use super::expect::{Findings, Found, ahead, compare, expect};
 use super::field::Field;
 use super::ledger::Ledger;
 use super::report::Report;
 use super::voice::Voice;
-use super::{Failure, ORDERS, Options, lanes, look};
+use super::{Failure, ORDERS, Options, lanes, look, now_ms};
 
 /// How long the daemons may take to begin, on a machine that is busy.
 const BEGIN: Duration = Duration::from_secs(180);
@@ -130,11 +131,12 @@ async fn judge(field: &Field, options: &Options, ledger: &Arc<Ledger>) -> Result
             alerts: look::alerts(&brokers)?,
             commits: look::commits(&looking(&brokers, ORDERS)?)?,
         };
-        Ok((look::orders(&brokers)?, found))
+        Ok((look::orders(&brokers)?, look::journal(&brokers)?, found))
     });
-    let (topic, found) = read.await??;
+    let (topic, journal, found) = read.await??;
     let mut findings = Findings { unexplained: field.troubles(), ..Findings::default() };
-    let expected = expect(&entries, &topic, &mut findings);
+    let walls = walls(&journal, &ahead(&entries, &topic), now_ms(), &mut findings);
+    let expected = expect(&entries, &topic, &walls, &mut findings);
     compare(&expected, &found, field.stood_still_s() + LATE_S, &mut findings);
     Ok(Report {
         seed: options.seed,

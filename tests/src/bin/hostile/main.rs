@@ -1,11 +1,13 @@
 //! Runs every guest of `tests/guests` in a daemon's surroundings, and says what it cost.
 //!
 //! For each guest: a process of its own, in it a good pipeline that goes on all the time, and a pipeline with the guest
-//! beside it, on the same compute threads. The guest is contained where its own pipeline comes to an end (refused, or
-//! each record written or dead-lettered), the good one loses nothing, mixes nothing up and stands still no longer than
-//! the guest's own limits explain, and the memory returns to where it was.
+//! beside it, on the same compute threads. The guest is contained where its own pipeline comes to the end that its
+//! folder's `expected.txt` names (refused, or each record written or dead-lettered, under which code), the good one loses
+//! nothing, mixes nothing up and stands still no longer than the guest's own limits explain, and the memory returns to
+//! where it was.
 //!
-//! `hostile [--json] [--quick] [NAME…]`; exit code 1 where a guest is not contained.
+//! `hostile [--json] [--quick] [NAME…]`; exit code 1 where a guest is not contained. A guest that nothing is expected of
+//! is not.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is made to print")]
 
@@ -13,6 +15,8 @@ mod cost;
 #[path = "../../../../host/tests/support/encode.rs"]
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "shared with the tests of the host")]
 mod encode;
+mod expected;
+mod outcome;
 mod pipelines;
 mod report;
 
@@ -77,6 +81,8 @@ fn all(arguments: &[&str]) -> Result<bool, Failure> {
     }
     let wanted =
         |guest: &str| if named.is_empty() { !(quick && SLOW.contains(&guest)) } else { named.contains(&guest) };
+    // Every mistake before the first guest runs.
+    expected::read_all(&guests)?;
     let dir = tempfile::tempdir()?;
     let mut reports = Vec::new();
     if !json {

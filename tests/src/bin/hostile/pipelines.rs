@@ -16,7 +16,8 @@ use pelton::pipeline::gate::Gate;
 use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
 use pelton::pipeline::{BatchLimits, Sink, Source, Transform};
-use pelton::plugin::{Capability, Runtime, WasmTransform};
+use pelton::plugin::cases::{self, Problem};
+use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
 use pelton::record::TopicPartition;
 use pelton::status::{Commands, StatusBoard};
 use pelton::supervisor::{Supervised, Supervisor};
@@ -24,12 +25,14 @@ use pelton::telemetry::Telemetry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::expected::Expected;
+use super::outcome::Outcome;
 use super::report::Report;
 use super::{Failure, cost, encode};
 
 /// Compute threads, shared by both pipelines.
 const THREADS: usize = 2;
-/// Records that the guest gets.
+/// Records that the guest gets, where nothing else is said.
 const RECORDS: usize = 2;
 /// Time between two records of the good pipeline.
 const PACE: Duration = Duration::from_millis(4);
@@ -38,6 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a guest, and says what came of it.
 pub(super) fn run(guest: &str, artifact: &Path) -> Result<Report, Failure> {
+    let expected = Expected::of(guest)?;
     let io = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let runtime = Runtime::isolated(None, THREADS)?;
     let compute = Compute::start(THREADS)?;
@@ -54,19 +58,26 @@ pub(super) fn run(guest: &str, artifact: &Path) -> Result<Report, Failure> {
         good.wait_for(100).await?;
         let (before_bytes, cpu_before_ms, began) = (cost::memory_bytes()?, cost::cpu_ms()?, Instant::now());
         let (records_before, ()) = (good.forget_stillness(), cost::forget_peak()?);
-        let outcome = suffer(guest, artifact, &runtime, &compute).await;
+        let outcome = suffer(guest, artifact, &expected, &runtime, &compute).await;
         let wall_ms = ms(began.elapsed());
         // At least a few more, so that one that goes on slowly is told from one that does not go on.
-        good.wait_for(records_before + 10).await.unwrap_or_default();
+        let goes_on = good.wait_for(records_before + 10).await;
         let (good_records, good_stood_still_ms) = (good.done() - records_before, good.stood_still_ms());
         let peak_bytes = cost::peak_bytes()?;
         let cpu_ms = cost::cpu_ms()? - cpu_before_ms;
         let after_bytes = settled(before_bytes).await?;
-        let mut faults = good.end().await;
-        let outcome = outcome.unwrap_or_else(|fault| {
-            faults.push(fault.to_string());
-            String::new()
-        });
+        let mut faults: Vec<String> = goes_on.err().iter().map(ToString::to_string).collect();
+        faults.extend(good.end().await);
+        let outcome = match outcome {
+            Ok(outcome) => {
+                faults.extend(expected.differs(&outcome));
+                outcome.to_string()
+            }
+            Err(fault) => {
+                faults.push(fault.to_string());
+                String::new()
+            }
+        };
         let guest = guest.to_owned();
         Ok::<_, Failure>(Report {
             guest,
@@ -82,7 +93,7 @@ pub(super) fn run(guest: &str, artifact: &Path) -> Result<Report, Failure> {
         })
     })?;
     io.shutdown_background();
-    Ok(report.judged())
+    Ok(report.judged(&expected.limits))
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -180,34 +191,80 @@ impl Pipeline {
     }
 }
 
-/// Loads the guest and gives it its records. What it did, in the host's words.
-async fn suffer(guest: &str, artifact: &Path, runtime: &Arc<Runtime>, compute: &Compute) -> Result<String, Failure> {
-    let (name, artifact, runtime) = (guest.to_owned(), artifact.to_owned(), Arc::clone(runtime));
-    let loaded = tokio::task::spawn_blocking(move || {
-        let config = serde_json::json!({ "greeting": "hello" });
-        WasmTransform::load(&runtime, &name, &artifact, &config, &Capability::ALL.into(), Limits::default())
-    });
-    let transform = match loaded.await? {
+/// Loads the guest, gives it its records, and runs its cases where it has any. What came of it.
+async fn suffer(
+    guest: &str,
+    artifact: &Path,
+    expected: &Expected,
+    runtime: &Arc<Runtime>,
+    compute: &Compute,
+) -> Result<Outcome, Failure> {
+    let transform = match load(guest, artifact, expected, runtime).await? {
         Ok(transform) => transform,
-        Err(error) => return Ok(format!("refused: {error}")),
+        Err(refused) => return Ok(Outcome { refused: Some(refused.to_string()), ..Outcome::default() }),
     };
     let pipeline = Pipeline::start(guest, transform, compute);
-    (0..RECORDS as u64).for_each(|number| pipeline.append(number));
-    let in_time = eventually(PATIENCE, || pipeline.is_done()).await;
-    let written: usize = pipeline.sinks.values().map(|sink| sink.stored().len()).sum();
-    let letters = pipeline.letters.letters();
-    let mut outcome = format!("{written} rows");
-    if let Some(first) = letters.first() {
-        outcome = format!("{outcome}, {} dead letters: {}: {}", letters.len(), first.code, first.message);
+    let (records, in_turn) = expected.in_turn.map_or((RECORDS, false), |records| (records, true));
+    let mut in_time = true;
+    for number in 0..records as u64 {
+        pipeline.append(number);
+        if in_turn || number + 1 == records as u64 {
+            in_time = in_time && eventually(PATIENCE, || pipeline.is_done()).await;
+        }
+    }
+    let rows = pipeline.sinks.values().map(|sink| sink.stored().len()).sum();
+    let mut outcome = Outcome { rows, ..Outcome::default() };
+    for letter in pipeline.letters.letters() {
+        *outcome.letters.entry(letter.code).or_default() += 1;
+        if outcome.message.is_empty() {
+            outcome.message = letter.message;
+        }
     }
     let (done, clean) = (pipeline.done(), pipeline.stop().await);
     if !in_time {
-        return Err(format!("its pipeline stands at record {done} of {RECORDS}: {outcome}").into());
+        return Err(format!("its pipeline stands at record {done} of {records}: {outcome}").into());
     }
     if !clean {
         return Err(format!("its pipeline could not be stopped: {outcome}").into());
     }
+    let dir = encode::guests_dir().join(guest);
+    if dir.join("cases").is_dir() {
+        let transform = load(guest, artifact, expected, runtime).await??;
+        outcome.cases = Some(tokio::task::spawn_blocking(move || tested(&dir, &transform)).await??);
+    }
     Ok(outcome)
+}
+
+async fn load(
+    guest: &str,
+    artifact: &Path,
+    expected: &Expected,
+    runtime: &Arc<Runtime>,
+) -> Result<Result<WasmTransform, LoadError>, Failure> {
+    let (name, artifact, runtime) = (guest.to_owned(), artifact.to_owned(), Arc::clone(runtime));
+    let (grants, limits) = (expected.grants.clone(), expected.limits);
+    let loaded = tokio::task::spawn_blocking(move || {
+        let config = serde_json::json!({ "greeting": "hello" });
+        WasmTransform::load(&runtime, &name, &artifact, &config, &grants, limits)
+    });
+    Ok(loaded.await?)
+}
+
+/// What `pelton plugin test` finds, in a few words.
+fn tested(dir: &Path, transform: &WasmTransform) -> Result<String, Failure> {
+    let mut found = Vec::new();
+    for case in cases::read_all(dir)? {
+        let problems = case.run(transform, false)?.problems;
+        found.extend(problems.iter().map(|problem| match problem {
+            Problem::HiddenState { first, others, .. } => {
+                format!("hidden state: other output at {} than at {first}", cases::ways_text(others))
+            }
+            Problem::Unexpected { way, .. } => format!("not as expected at {way}"),
+            Problem::NothingExpected => "nothing is expected".to_owned(),
+            Problem::Failed { message, .. } => format!("failed: {message}"),
+        }));
+    }
+    Ok(if found.is_empty() { "passed".to_owned() } else { found.join("; ") })
 }
 
 /// Waits for a condition, as long as the limit says.
