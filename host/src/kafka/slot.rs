@@ -16,8 +16,10 @@ use super::consumer::Context;
 use super::governor::{View, Want};
 use super::memory::{Budget, Given, Permit};
 use super::native::{PartitionQueue, Polled};
+use super::start::Known;
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
+use crate::pipeline::journal::GoneTopic;
 use crate::pipeline::{Committer, Position};
 use crate::record::{Offset, TopicPartition};
 
@@ -48,6 +50,10 @@ pub(super) struct Slot {
     pub(super) stats: Arc<SourceStats>,
     /// The source's memory.
     pub(super) budget: Arc<Budget>,
+    /// Its topic was made anew since it was read last: what was lost by that is told.
+    pub(super) is_anew: bool,
+    /// An older topic of the name, which only the journal tells of.
+    gone: Mutex<Option<GoneTopic>>,
     /// The reader found its queue empty when it last looked.
     pub(super) is_drained: Arc<AtomicBool>,
     turn: Mutex<Turn>,
@@ -143,6 +149,8 @@ impl Slot {
             turn: Mutex::new(Turn { is_fetching, since: Instant::now(), next: start }),
             wants: Mutex::new((Want::Nothing, Instant::now())),
             budget,
+            is_anew: false,
+            gone: Mutex::default(),
             is_drained: Arc::new(AtomicBool::new(true)),
             given: Mutex::default(),
             freed: Notify::new(),
@@ -314,6 +322,18 @@ impl Slot {
         lock(&self.positions).handed = Some(position);
     }
 
+    /// What is remembered of it beyond the assignment.
+    pub(super) fn known(&self) -> Known {
+        match lock(&self.gone).clone() {
+            Some(GoneTopic { id, read_until }) => Known { topic_id: Some(id), next: read_until.0, high: None },
+            None => Known {
+                topic_id: self.topic_id.clone(),
+                next: self.next.load(Ordering::Relaxed),
+                high: Some(self.high.load(Ordering::Relaxed)),
+            },
+        }
+    }
+
     /// Asks for a new beginning.
     pub(super) fn renew(&self) {
         lock(&self.renewals).insert(self.partition.clone());
@@ -402,6 +422,17 @@ impl Committer for Slot {
     fn is_settled(&self) -> bool {
         let positions = lock(&self.positions);
         positions.handed.is_none() || positions.handed == positions.accepted || !self.is_live.load(Ordering::SeqCst)
+    }
+
+    /// Begins the partition anew, as where its topic is made anew while it is read: then what is remembered of it tells
+    /// what is gone.
+    fn made_anew(&self, gone: &GoneTopic) -> bool {
+        if self.is_anew {
+            return false;
+        }
+        *lock(&self.gone) = Some(gone.clone());
+        self.renew();
+        true
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::group::{MemoryGroup, Owner};
 use super::lock;
+use crate::pipeline::journal::GoneTopic;
 use crate::pipeline::{BatchLimits, Committer, Position, Reader, Source, SourceError, SourceEvent};
 use crate::record::{Batch, Offset, TopicPartition};
 
@@ -223,6 +224,23 @@ impl Committer for MemoryCommitter {
         let state = lock(&self.group.0.state);
         let is_ours = state.owners.get(&self.partition) == Some(&self.owner);
         !(is_ours && state.pending.contains_key(&self.partition))
+    }
+
+    fn made_anew(&self, gone: &GoneTopic) -> bool {
+        let mut state = lock(&self.group.0.state);
+        state.gone.push((self.partition.clone(), gone.clone()));
+        let events = state.members.get(&self.owner.member).filter(|_| state.stops_on_lost).cloned();
+        drop(state);
+        let Some(events) = events else { return false };
+        let lost = SourceError::Lost {
+            partition: self.partition.clone(),
+            from: gone.read_until,
+            to: gone.read_until,
+            reason: "the topic was made anew".into(),
+            remedy: "go on with what it has".into(),
+        };
+        // Never waits: whoever is told is the supervisor, which has room for a few events.
+        events.try_send(SourceEvent::Failed(lost)).is_ok()
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::compute::Panicked;
+use super::journal::GoneTopic;
 use super::line::{Line, Stamped};
 use super::shared::{Shared, State};
 use super::task::acknowledge;
@@ -131,6 +132,10 @@ impl Committer for Nowhere {
 
     fn is_settled(&self) -> bool {
         true
+    }
+
+    fn made_anew(&self, _gone: &GoneTopic) -> bool {
+        false
     }
 }
 
