@@ -419,6 +419,18 @@ impl Committer for Slot {
         positions.handed = Some(position);
     }
 
+    fn leave(&self, metadata: String) {
+        let mut positions = lock(&self.positions);
+        if !self.is_live.load(Ordering::SeqCst) {
+            self.stats.commits_fenced.bump();
+            return;
+        }
+        // It may have gone beyond marks that are no records, and stays there.
+        if let Some(handed) = positions.handed.as_mut() {
+            handed.metadata = metadata;
+        }
+    }
+
     fn is_settled(&self) -> bool {
         let positions = lock(&self.positions);
         positions.handed.is_none() || positions.handed == positions.accepted || !self.is_live.load(Ordering::SeqCst)
@@ -503,6 +515,26 @@ mod tests {
         assert_eq!(slot.send().map(|position| position.next.0), Some(8));
         slot.commit(at(9));
         assert_eq!(slot.send(), Some(at(9)));
+    }
+
+    #[test]
+    fn what_is_left_as_it_was_found_stays_where_it_stands_behind_the_mark_of_a_transaction() {
+        let slot = slot();
+        slot.commit(Position { next: Offset(5), metadata: "the task's own".to_owned() });
+        slot.reached_end(5, 6);
+        slot.send();
+        slot.accepted(6);
+        // A record beyond the mark was read, and the end is another one since; nothing was written.
+        slot.reached_end(7, 7);
+        slot.leave("found".to_owned());
+        assert_eq!(slot.send(), Some(Position { next: Offset(6), metadata: "found".to_owned() }));
+        slot.accepted(6);
+        assert!(slot.is_settled());
+        slot.leave("found".to_owned());
+        assert_eq!(slot.send(), None, "it stands already");
+        slot.fence();
+        slot.leave("too late".to_owned());
+        assert_eq!((slot.unaccepted(), slot.stats.commits_fenced.get()), (None, 1));
     }
 
     #[test]

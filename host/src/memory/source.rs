@@ -220,6 +220,21 @@ impl Committer for MemoryCommitter {
         }
     }
 
+    fn leave(&self, metadata: String) {
+        let mut state = lock(&self.group.0.state);
+        if state.owners.get(&self.partition) != Some(&self.owner) {
+            state.stale_commits += 1;
+            return;
+        }
+        let has_begun = state.begun.contains(&self.owner.generation);
+        let accepted = state.committed.get(&self.partition).filter(|_| has_begun);
+        let Some(last) = state.pending.get(&self.partition).or(accepted).cloned() else { return };
+        state.pending.insert(self.partition.clone(), Position { metadata, ..last });
+        if !state.hold_commits {
+            state.keep(&self.partition);
+        }
+    }
+
     fn is_settled(&self) -> bool {
         let state = lock(&self.group.0.state);
         let is_ours = state.owners.get(&self.partition) == Some(&self.owner);

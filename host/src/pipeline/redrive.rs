@@ -130,6 +130,8 @@ struct Nowhere;
 impl Committer for Nowhere {
     fn commit(&self, _position: Position) {}
 
+    fn leave(&self, _metadata: String) {}
+
     fn is_settled(&self) -> bool {
         true
     }

@@ -320,6 +320,9 @@ impl Committer for Done {
         self.progress.done.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Nothing is kept beside what is read again.
+    fn leave(&self, _metadata: String) {}
+
     /// Nothing waits to be committed.
     fn is_settled(&self) -> bool {
         true

@@ -147,6 +147,10 @@ pub trait Committer: Send + Sync {
     /// After the assignment has ended it is discarded. Never waits, and may be called wherever an assignment is handled.
     fn commit(&self, position: Position);
 
+    /// Changes the metadata of what was handed over last, wherever that stands by now, and nothing else; for a task that
+    /// ends, and leaves nothing of its own.
+    fn leave(&self, metadata: String);
+
     /// Whether nothing that was handed over is still on its way to being committed.
     fn is_settled(&self) -> bool;
 

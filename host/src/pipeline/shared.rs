@@ -211,7 +211,7 @@ impl Shared {
     pub(super) fn leave_as_found(&self, start: Offset) {
         if !self.has_written.load(Ordering::SeqCst) && self.state().committed == Some(start) {
             let metadata = self.found.clone().unwrap_or_else(|| KEPT_START.to_owned());
-            self.committer.commit(Position { next: start, metadata });
+            self.committer.leave(metadata);
         }
     }
 
