@@ -65,8 +65,8 @@ pub(super) struct Slot {
     queue: Mutex<Option<PartitionQueue<Context>>>,
     is_live: AtomicBool,
     positions: Mutex<Positions>,
-    /// Why it may not be read, if so.
-    forbidden: Mutex<Option<String>>,
+    /// Why it may not be read, if so, and since when that is known.
+    forbidden: Mutex<Option<(String, Instant)>>,
     is_forbidden: AtomicBool,
     /// The task's first position stands at the broker: the reader may give.
     has_begun: AtomicBool,
@@ -202,6 +202,7 @@ impl Slot {
             has_more: next < self.end(),
             is_drained: self.is_drained.load(Ordering::SeqCst),
             has_read: next > turn.next,
+            refused: lock(&self.forbidden).as_ref().map(|(_, at)| at.elapsed()),
             wants,
             away: if wants == Want::Records { Duration::ZERO } else { until.elapsed() },
             since: turn.since.elapsed(),
@@ -228,7 +229,7 @@ impl Slot {
     /// It may not be read at the moment; the client tries on.
     pub(super) fn forbid(&self, why: &str) {
         tracing::error!(partition = %self.partition, "not read until it is allowed again: {why}");
-        *lock(&self.forbidden) = Some(format!("{}: {why}", self.partition));
+        *lock(&self.forbidden) = Some((format!("{}: {why}", self.partition), Instant::now()));
         self.is_forbidden.store(true, Ordering::SeqCst);
     }
 
@@ -242,7 +243,7 @@ impl Slot {
 
     /// Why it may not be read, if so.
     pub(super) fn forbidden(&self) -> Option<String> {
-        lock(&self.forbidden).clone()
+        lock(&self.forbidden).as_ref().map(|(why, _)| why.clone())
     }
 
     /// It has its turn, or has given it up.
