@@ -341,10 +341,12 @@ pub enum Command {
 pub type CommandReply = oneshot::Sender<Result<CommandAnswer, CommandError>>;
 
 /// How a pipeline stands after a [`Command`]: as the newest snapshot says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandAnswer {
     /// What it is doing.
     pub state: PipelineState,
+    /// Why it failed, where it is paused between two restarts: it stands still when it is opened again.
+    pub failed: Option<String>,
     /// Records read and not yet durable or decided. After a pause: what was not finished in time.
     pub in_flight: u64,
     /// Whether what is done is committed.
@@ -548,7 +550,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_answered_or_the_process_is_ending() {
-        const PAUSED: CommandAnswer = CommandAnswer { state: PipelineState::Paused, in_flight: 0, committed: true };
+        const PAUSED: CommandAnswer =
+            CommandAnswer { state: PipelineState::Paused, failed: None, in_flight: 0, committed: true };
         let (commands, mut receiver) = Commands::channel();
         let supervisor = tokio::spawn(async move {
             let Some(Command::Pause { pipeline, reply }) = receiver.recv().await else { return false };

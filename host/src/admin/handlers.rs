@@ -121,8 +121,8 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
 
 fn answer(pipeline: String, result: Result<CommandAnswer, CommandError>) -> Response {
     match result {
-        Ok(CommandAnswer { state, in_flight, committed }) => {
-            Json(PipelineAnswer { pipeline, state, in_flight, committed }).into_response()
+        Ok(CommandAnswer { state, failed, in_flight, committed }) => {
+            Json(PipelineAnswer { pipeline, state, failed, in_flight, committed }).into_response()
         }
         Err(error) => refused(&error),
     }

@@ -40,7 +40,7 @@ async fn server() -> Server {
             };
             let known = vec!["orders".to_owned()];
             let answer = match pipeline.as_str() {
-                "orders" => Ok(CommandAnswer { state, in_flight: 7, committed: false }),
+                "orders" => Ok(CommandAnswer { state, failed: None, in_flight: 7, committed: false }),
                 "stuck" => Err(CommandError::Refused {
                     name: pipeline,
                     state: PipelineState::Stopped,

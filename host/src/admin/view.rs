@@ -38,6 +38,9 @@ pub struct PipelineAnswer {
     pub pipeline: String,
     /// Its state now.
     pub state: PipelineState,
+    /// Why it failed, where it was paused between two restarts: it is opened again by itself, and stands still then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// Records read and not yet durable or decided; after a pause: what was not finished within `drain`.
     pub in_flight: u64,
     /// Whether what is done is committed.

@@ -261,14 +261,16 @@ impl Context {
     /// Makes a partition's slot and what the supervisor gets of it.
     fn begin(&self, beginning: Beginning, queue: PartitionQueue<Self>, is_fetching: bool) -> (Arc<Slot>, Assignment) {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        let slot = Arc::new(Slot::new(
+        let mut slot = Slot::new(
             beginning.partition.clone(),
             beginning.topic_id.clone(),
             (beginning.offset, beginning.high),
             beginning.committed(),
             (Arc::clone(&self.renewals), Arc::clone(&self.stats), Arc::clone(&self.budget)),
             is_fetching,
-        ));
+        );
+        slot.is_anew = beginning.is_anew;
+        let slot = Arc::new(slot);
         slot.attach(queue);
         if beginning.committed.is_none() && self.settings.start != Start::Earliest {
             // The next owner must not decide anew: "latest" would be later by then, and what came meanwhile lost.
@@ -355,12 +357,7 @@ impl Context {
     }
 
     pub(super) fn remember(&self, slot: &Slot) {
-        let known = Known {
-            topic_id: slot.topic_id.clone(),
-            next: slot.next.load(Ordering::Relaxed),
-            high: slot.high.load(Ordering::Relaxed),
-        };
-        lock(&self.known).insert(slot.partition.clone(), known);
+        lock(&self.known).insert(slot.partition.clone(), slot.known());
     }
 
     /// Gives back and begins anew what asked for it.

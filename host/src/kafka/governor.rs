@@ -13,7 +13,8 @@ use std::time::Duration;
 
 /// How long a partition may keep its turn while others wait, and how long its reader may stay away.
 const TURN: Duration = Duration::from_millis(500);
-/// How long it may keep its turn without a record: a large one takes its time, a leader may be away.
+/// How long it may keep its turn without a record: a large one takes its time, a leader may be away. One that may not be
+/// read gives way as soon as it is refused; where it was refused before, it has a [`TURN`] to find out whether it still is.
 const TURN_WITHOUT_RECORDS: Duration = Duration::from_secs(30);
 
 /// What a partition's reader waits for.
@@ -38,6 +39,8 @@ pub(super) struct View {
     pub(super) is_drained: bool,
     /// Its reader has got something since it fetches.
     pub(super) has_read: bool,
+    /// How long ago it was refused, where it may not be read.
+    pub(super) refused: Option<Duration>,
     /// What its reader waits for.
     pub(super) wants: Want,
     /// How long its reader has not waited for records.
@@ -49,7 +52,12 @@ pub(super) struct View {
 impl View {
     /// It gives up its turn by itself, for whoever wants it.
     fn is_over(&self) -> bool {
-        let time = if self.has_read { TURN } else { TURN_WITHOUT_RECORDS };
+        let time = match self.refused {
+            Some(ago) if ago <= self.since => Duration::ZERO,
+            Some(_) => TURN,
+            None if self.has_read => TURN,
+            None => TURN_WITHOUT_RECORDS,
+        };
         self.is_fetching && self.is_drained && (!self.has_more || self.since >= time)
     }
 
@@ -111,6 +119,7 @@ mod tests {
             has_more,
             is_drained,
             has_read: true,
+            refused: None,
             wants: Want::Records,
             away: Duration::ZERO,
             since: Duration::from_millis(ms),
@@ -159,6 +168,22 @@ mod tests {
         let slow = |ms| View { has_read: false, ..fetching(true, true, ms) };
         assert_eq!(turns(&[slow(20_000), waiting(true, 10)], 1), Turns::default());
         assert_eq!(turns(&[slow(31_000), waiting(true, 10)], 1), Turns { pause: vec![0], resume: vec![1] });
+    }
+
+    #[test]
+    fn a_partition_that_may_not_be_read_gives_way_at_once_and_is_asked_again_in_its_turn() {
+        let refused = |ago_ms, since_ms| View {
+            has_read: false,
+            refused: Some(Duration::from_millis(ago_ms)),
+            ..fetching(true, true, since_ms)
+        };
+        assert_eq!(turns(&[refused(5, 60), waiting(true, 10)], 1), Turns { pause: vec![0], resume: vec![1] });
+        assert_eq!(turns(&[refused(5, 60), waiting(false, 10)], 1), Turns::default(), "nobody else wants it");
+        // Refused in an earlier turn: it may be allowed by now.
+        assert_eq!(turns(&[refused(9_000, 400), waiting(true, 10)], 1), Turns::default());
+        assert_eq!(turns(&[refused(9_000, 600), waiting(true, 10)], 1), Turns { pause: vec![0], resume: vec![1] });
+        let asked = View { is_fetching: false, ..refused(9_000, 700) };
+        assert_eq!(turns(&[asked, fetching(true, true, 600)], 1), Turns { pause: vec![1], resume: vec![0] });
     }
 
     #[test]

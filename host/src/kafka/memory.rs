@@ -6,11 +6,12 @@
 //!
 //! What some partitions hold, for however long, does not stop the others, as long as it fits: one batch may lie beyond
 //! that half, of a partition that has no other, and where those that lie there stay, as many more as fit into a quarter
-//! of the budget. That is the quarter by which a source may pass its budget.
+//! of the budget. That is the quarter by which a source may pass its budget. It counts bytes: a record larger than was
+//! known takes more of it from then on, and what turned out to take more than was thought keeps others out until it goes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -30,8 +31,11 @@ pub(super) struct Budget {
     /// One batch may lie beyond `units`, of a partition that holds nothing: whatever another partition holds, and for
     /// however long, the rest go on. Where it can, the budget keeps room for it.
     beyond: Arc<Semaphore>,
-    /// The same, once whoever lies there is held.
-    beside_held: Arc<Semaphore>,
+    /// What is free of the quarter for those beside it, once whoever lies there is held. Below zero where they take more
+    /// than was thought.
+    beside: AtomicIsize,
+    /// Who takes of that next.
+    beside_next: Semaphore,
     /// How often a batch is there while it is under way: as it was read; and for each output that its records may leave
     /// by as it is written, and in the sink's own client.
     copies: usize,
@@ -54,7 +58,8 @@ impl Budget {
             freed: Notify::new(),
             units,
             beyond: Arc::new(Semaphore::new(1)),
-            beside_held: Arc::new(Semaphore::new(memory_bytes / 4 / record_bytes_max.saturating_mul(copies).max(1))),
+            beside: AtomicIsize::new((memory_bytes / 4 / UNIT_BYTES).cast_signed()),
+            beside_next: Semaphore::new(1),
             copies,
             record_bytes_max: AtomicUsize::new(record_bytes_max),
             queues_bytes: half,
@@ -78,15 +83,33 @@ impl Budget {
     pub(super) fn met(&self, bytes: usize) {
         if bytes > self.record_bytes_max() {
             let before = self.record_bytes_max.fetch_max(bytes, Ordering::Relaxed);
-            // What is left of the quarter is for records as they were known.
-            self.beside_held.forget_permits(Semaphore::MAX_PERMITS);
             tracing::info!(bytes, before, fetching = ?self.fetching_max(), "a record is larger than its topic takes now");
         }
     }
 
-    /// What so many bytes of records cost.
+    /// What so many bytes of records cost, of all that there is at most.
     fn units_of(&self, bytes: usize) -> usize {
-        (bytes.saturating_mul(self.copies) / UNIT_BYTES + 1).min(self.units)
+        self.true_units_of(bytes).min(self.units)
+    }
+
+    fn true_units_of(&self, bytes: usize) -> usize {
+        bytes.saturating_mul(self.copies) / UNIT_BYTES + 1
+    }
+
+    /// Waits until a batch of at most `batch_bytes` may lie beside the one beyond the budget; in the order in which they
+    /// came. Cancel-safe.
+    async fn beside(self: &Arc<Self>, batch_bytes: usize) -> Beside {
+        let _next = self.beside_next.acquire().await.expect("the semaphore is never closed");
+        loop {
+            // Before the look: what is given back meanwhile wakes it.
+            let freed = self.freed.notified();
+            let units = self.true_units_of(batch_bytes.max(self.record_bytes_max())).cast_signed();
+            let take = |free: isize| free.checked_sub(units).filter(|left| *left >= 0);
+            if self.beside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+                return Beside { budget: Arc::clone(self), units };
+            }
+            freed.await;
+        }
     }
 
     /// What a batch of at most `batch_bytes` may cost before it is known: it may end with the largest record, and
@@ -113,13 +136,45 @@ impl Budget {
     }
 }
 
+/// The right to lie beyond the budget.
+#[derive(Debug)]
+enum Beyond {
+    /// The one batch that always may.
+    One { _turn: OwnedSemaphorePermit },
+    /// Beside it.
+    Beside(Beside),
+}
+
+impl Beyond {
+    /// The batch turned out to cost so many units.
+    fn costs(&mut self, units: usize) {
+        let Self::Beside(Beside { budget, units: taken }) = self else { return };
+        let more = units.cast_signed().saturating_sub(*taken).max(0);
+        budget.beside.fetch_sub(more, Ordering::SeqCst);
+        *taken += more;
+    }
+}
+
+/// Some of the quarter for those beside the one.
+#[derive(Debug)]
+struct Beside {
+    budget: Arc<Budget>,
+    units: isize,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.budget.beside.fetch_add(self.units, Ordering::SeqCst);
+        self.budget.freed.notify_waiters();
+    }
+}
+
 /// What one batch holds until its records are done.
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<Budget>,
     units: usize,
-    /// The right to lie beyond the budget.
-    _beyond: Option<OwnedSemaphorePermit>,
+    _beyond: Option<Beyond>,
 }
 
 impl Drop for Permit {
@@ -133,7 +188,7 @@ impl Drop for Permit {
 pub(super) struct Lease {
     budget: Arc<Budget>,
     units: usize,
-    beyond: Option<OwnedSemaphorePermit>,
+    beyond: Option<Beyond>,
 }
 
 impl Lease {
@@ -148,9 +203,9 @@ impl Lease {
         let budget = Arc::clone(&self.budget);
         // One place in the queue for the whole wait.
         let mut beyond = std::pin::pin!(Arc::clone(&budget.beyond).acquire_owned());
-        let mut beside_held = std::pin::pin!(async {
+        let mut beside = std::pin::pin!(async {
             tokio::time::sleep(HELD_AFTER).await;
-            Arc::clone(&budget.beside_held).acquire_owned().await
+            budget.beside(batch_bytes).await
         });
         loop {
             // Before the look: what is given back meanwhile wakes it.
@@ -159,12 +214,12 @@ impl Lease {
                 return;
             }
             tokio::select! {
-                permit = &mut beyond, if holds_nothing() => {
-                    self.beyond = Some(permit.expect("the semaphore is never closed"));
+                turn = &mut beyond, if holds_nothing() => {
+                    self.beyond = Some(Beyond::One { _turn: turn.expect("the semaphore is never closed") });
                     return;
                 }
-                permit = &mut beside_held, if holds_nothing() => {
-                    self.beyond = Some(permit.expect("the semaphore is never closed"));
+                lies = &mut beside, if holds_nothing() => {
+                    self.beyond = Some(Beyond::Beside(lies));
                     return;
                 }
                 () = freed => {}
@@ -205,7 +260,11 @@ impl Lease {
     pub(super) fn take(&mut self, bytes: usize) -> Permit {
         let units = self.budget.units_of(bytes).min(self.units);
         self.units -= units;
-        Permit { budget: Arc::clone(&self.budget), units, _beyond: self.beyond.take() }
+        let mut beyond = self.beyond.take();
+        if let Some(beyond) = &mut beyond {
+            beyond.costs(self.budget.true_units_of(bytes));
+        }
+        Permit { budget: Arc::clone(&self.budget), units, _beyond: beyond }
     }
 }
 
@@ -361,6 +420,63 @@ mod tests {
         assert!(batch().await.is_none(), "the quarter is full");
         held.pop();
         assert!(batch().await.is_some());
+    }
+
+    /// Leases for batches of a mebibyte, as many as find room.
+    async fn leases(budget: &Arc<Budget>, most: usize) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        while leases.len() < most {
+            let mut lease = Lease::none(Arc::clone(budget));
+            if tokio::time::timeout(10 * HELD_AFTER, lease.fill(MIB, || true)).await.is_err() {
+                break;
+            }
+            leases.push(lease);
+        }
+        leases
+    }
+
+    /// Their batches, which turn out to be so large.
+    fn given(budget: &Budget, leases: Vec<Lease>, bytes: usize) -> Vec<Permit> {
+        let give = |mut lease: Lease| {
+            budget.met(bytes);
+            lease.shrink(bytes);
+            lease.take(bytes)
+        };
+        leases.into_iter().map(give).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_beside_the_budget_fits_into_its_quarter_when_records_turn_out_to_be_larger() {
+        const RECORD: usize = 3 * 1024 + 1;
+        let budget = Arc::new(Budget::new(256 * MIB, 1, 64, MIB));
+        let quarter = 64 * 1024_isize;
+        // All of the half, and one beyond it.
+        let within = leases(&budget, budget.units / RECORD + 1).await;
+        let within = given(&budget, within, MIB);
+        let beside = leases(&budget, 64).await;
+        assert_eq!(beside.len(), 64 * 1024 / RECORD, "as many as fit into 64 MiB, of 3 MiB each");
+        let beside = given(&budget, beside, MIB);
+        // What comes into their place is as large as is known by then.
+        budget.met(10 * MIB);
+        drop(beside);
+        let larger = leases(&budget, 64).await;
+        assert_eq!(larger.len(), 2, "as many as fit into 64 MiB, of 30 MiB each");
+        drop(larger);
+        assert_eq!(budget.beside.load(Ordering::SeqCst), quarter, "all of it comes back");
+        drop(within);
+
+        // Larger than was thought when they were let in: they keep the others out until enough of them are done.
+        let budget = Arc::new(Budget::new(256 * MIB, 1, 64, MIB));
+        let within = leases(&budget, budget.units / RECORD + 1).await;
+        let within = given(&budget, within, MIB);
+        let surprising = leases(&budget, 4).await;
+        let mut surprising = given(&budget, surprising, 10 * MIB);
+        surprising.truncate(2);
+        assert_eq!(leases(&budget, 1).await.len(), 0, "60 MiB lie there");
+        surprising.truncate(1);
+        assert_eq!(leases(&budget, 1).await.len(), 1);
+        drop((within, surprising));
+        assert_eq!(budget.beside.load(Ordering::SeqCst), quarter);
     }
 
     #[tokio::test]

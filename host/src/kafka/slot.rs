@@ -16,8 +16,10 @@ use super::consumer::Context;
 use super::governor::{View, Want};
 use super::memory::{Budget, Given, Permit};
 use super::native::{PartitionQueue, Polled};
+use super::start::Known;
 use super::stats::SourceStats;
 use crate::pipeline::checkpoint::METADATA_CHARS_MAX;
+use crate::pipeline::journal::GoneTopic;
 use crate::pipeline::{Committer, Position};
 use crate::record::{Offset, TopicPartition};
 
@@ -48,6 +50,10 @@ pub(super) struct Slot {
     pub(super) stats: Arc<SourceStats>,
     /// The source's memory.
     pub(super) budget: Arc<Budget>,
+    /// Its topic was made anew since it was read last: what was lost by that is told.
+    pub(super) is_anew: bool,
+    /// An older topic of the name, which only the journal tells of.
+    gone: Mutex<Option<GoneTopic>>,
     /// The reader found its queue empty when it last looked.
     pub(super) is_drained: Arc<AtomicBool>,
     turn: Mutex<Turn>,
@@ -59,8 +65,8 @@ pub(super) struct Slot {
     queue: Mutex<Option<PartitionQueue<Context>>>,
     is_live: AtomicBool,
     positions: Mutex<Positions>,
-    /// Why it may not be read, if so.
-    forbidden: Mutex<Option<String>>,
+    /// Why it may not be read, if so, and since when that is known.
+    forbidden: Mutex<Option<(String, Instant)>>,
     is_forbidden: AtomicBool,
     /// The task's first position stands at the broker: the reader may give.
     has_begun: AtomicBool,
@@ -143,6 +149,8 @@ impl Slot {
             turn: Mutex::new(Turn { is_fetching, since: Instant::now(), next: start }),
             wants: Mutex::new((Want::Nothing, Instant::now())),
             budget,
+            is_anew: false,
+            gone: Mutex::default(),
             is_drained: Arc::new(AtomicBool::new(true)),
             given: Mutex::default(),
             freed: Notify::new(),
@@ -194,6 +202,7 @@ impl Slot {
             has_more: next < self.end(),
             is_drained: self.is_drained.load(Ordering::SeqCst),
             has_read: next > turn.next,
+            refused: lock(&self.forbidden).as_ref().map(|(_, at)| at.elapsed()),
             wants,
             away: if wants == Want::Records { Duration::ZERO } else { until.elapsed() },
             since: turn.since.elapsed(),
@@ -220,7 +229,7 @@ impl Slot {
     /// It may not be read at the moment; the client tries on.
     pub(super) fn forbid(&self, why: &str) {
         tracing::error!(partition = %self.partition, "not read until it is allowed again: {why}");
-        *lock(&self.forbidden) = Some(format!("{}: {why}", self.partition));
+        *lock(&self.forbidden) = Some((format!("{}: {why}", self.partition), Instant::now()));
         self.is_forbidden.store(true, Ordering::SeqCst);
     }
 
@@ -234,7 +243,7 @@ impl Slot {
 
     /// Why it may not be read, if so.
     pub(super) fn forbidden(&self) -> Option<String> {
-        lock(&self.forbidden).clone()
+        lock(&self.forbidden).as_ref().map(|(why, _)| why.clone())
     }
 
     /// It has its turn, or has given it up.
@@ -312,6 +321,18 @@ impl Slot {
     /// Keeps the start, which nobody has committed yet, without speaking for the task.
     pub(super) fn keep_start(&self, position: Position) {
         lock(&self.positions).handed = Some(position);
+    }
+
+    /// What is remembered of it beyond the assignment.
+    pub(super) fn known(&self) -> Known {
+        match lock(&self.gone).clone() {
+            Some(GoneTopic { id, read_until }) => Known { topic_id: Some(id), next: read_until.0, high: None },
+            None => Known {
+                topic_id: self.topic_id.clone(),
+                next: self.next.load(Ordering::Relaxed),
+                high: Some(self.high.load(Ordering::Relaxed)),
+            },
+        }
     }
 
     /// Asks for a new beginning.
@@ -399,9 +420,32 @@ impl Committer for Slot {
         positions.handed = Some(position);
     }
 
+    fn leave(&self, metadata: String) {
+        let mut positions = lock(&self.positions);
+        if !self.is_live.load(Ordering::SeqCst) {
+            self.stats.commits_fenced.bump();
+            return;
+        }
+        // It may have gone beyond marks that are no records, and stays there.
+        if let Some(handed) = positions.handed.as_mut() {
+            handed.metadata = metadata;
+        }
+    }
+
     fn is_settled(&self) -> bool {
         let positions = lock(&self.positions);
         positions.handed.is_none() || positions.handed == positions.accepted || !self.is_live.load(Ordering::SeqCst)
+    }
+
+    /// Begins the partition anew, as where its topic is made anew while it is read: then what is remembered of it tells
+    /// what is gone.
+    fn made_anew(&self, gone: &GoneTopic) -> bool {
+        if self.is_anew {
+            return false;
+        }
+        *lock(&self.gone) = Some(gone.clone());
+        self.renew();
+        true
     }
 }
 
@@ -472,6 +516,26 @@ mod tests {
         assert_eq!(slot.send().map(|position| position.next.0), Some(8));
         slot.commit(at(9));
         assert_eq!(slot.send(), Some(at(9)));
+    }
+
+    #[test]
+    fn what_is_left_as_it_was_found_stays_where_it_stands_behind_the_mark_of_a_transaction() {
+        let slot = slot();
+        slot.commit(Position { next: Offset(5), metadata: "the task's own".to_owned() });
+        slot.reached_end(5, 6);
+        slot.send();
+        slot.accepted(6);
+        // A record beyond the mark was read, and the end is another one since; nothing was written.
+        slot.reached_end(7, 7);
+        slot.leave("found".to_owned());
+        assert_eq!(slot.send(), Some(Position { next: Offset(6), metadata: "found".to_owned() }));
+        slot.accepted(6);
+        assert!(slot.is_settled());
+        slot.leave("found".to_owned());
+        assert_eq!(slot.send(), None, "it stands already");
+        slot.fence();
+        slot.leave("too late".to_owned());
+        assert_eq!((slot.unaccepted(), slot.stats.commits_fenced.get()), (None, 1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::consumer::Context;
 use super::embedded::is_embedded;
 use super::native;
 use crate::config::Start;
-use crate::pipeline::checkpoint::Checkpoint;
+use crate::pipeline::checkpoint::{Checkpoint, KEPT_START};
 use crate::pipeline::{Position, SourceError};
 use crate::record::{Offset, TopicPartition};
 
@@ -37,6 +37,8 @@ pub(super) struct Beginning {
     pub(super) committed: Option<i64>,
     /// What is gone.
     pub(super) lost: Option<Lost>,
+    /// The topic was made anew since it was read last, as the source itself knows: no journal need tell it.
+    pub(super) is_anew: bool,
 }
 
 impl Beginning {
@@ -74,12 +76,14 @@ impl Lost {
     }
 }
 
-/// What this process itself remembers of a partition.
+/// What this process itself remembers of a partition, or its journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) topic_id: Option<String>,
+    /// How far it was read; as far as the journal tells, at least.
     pub(super) next: i64,
-    pub(super) high: i64,
+    /// One past the newest record; a journal does not tell.
+    pub(super) high: Option<i64>,
 }
 
 /// All that decides where a partition begins.
@@ -95,16 +99,30 @@ struct Facts {
     fresh: Option<i64>,
 }
 
+impl Facts {
+    /// The topic's old id and its new one, where it was made anew.
+    fn ids(&self) -> Option<(&String, &String)> {
+        let known = self.known.as_ref().and_then(|known| known.topic_id.as_ref());
+        self.committed_topic_id.as_ref().or(known).zip(self.topic_id.as_ref()).filter(|(old, new)| old != new)
+    }
+}
+
 /// Decides. `Err` where there is no committed offset and the start position asks for one.
 fn decide(facts: &Facts) -> Result<(i64, Option<Lost>), ()> {
-    let old_id = facts.committed_topic_id.as_ref().or(facts.known.as_ref().and_then(|known| known.topic_id.as_ref()));
-    if let (Some(old), Some(new)) = (old_id, &facts.topic_id)
-        && old != new
-    {
-        let from = facts.committed.or(facts.known.as_ref().map(|known| known.next)).unwrap_or(0);
-        let end = facts.known.as_ref().filter(|known| known.topic_id.as_ref() == Some(old)).map(|known| known.high);
+    if let Some((old, new)) = facts.ids() {
+        let known = facts.known.as_ref().filter(|known| known.topic_id.as_ref() == Some(old));
+        // An offset beside which no id stands is one of the new topic: the start that is kept.
+        let committed = facts.committed.filter(|_| facts.committed_topic_id.is_some());
+        let from = committed.or(known.map(|known| known.next)).unwrap_or(0);
+        let end = known.and_then(|known| known.high);
         let records = end.map(|end| u64::try_from(end - from).unwrap_or(0));
-        let how_many = if records.is_some() { "" } else { "; how many there were is not known" };
+        let how_many = match (records, committed) {
+            (Some(_), _) => String::new(),
+            (None, Some(_)) => "; how many there were is not known".to_owned(),
+            (None, None) => {
+                format!("; the old one had been read up to {from} at least, and how many there were is not known")
+            }
+        };
         let reason = format!("the topic was made anew: its id was {old} and is {new}{how_many}");
         let to = end.map_or(from, |end| (end - 1).max(from));
         let lost = (records != Some(0)).then_some(Lost { from, to, records, reason });
@@ -170,10 +188,13 @@ pub(super) fn beginnings(
         let sibling_metadata = siblings(&committed, partition);
         let parsed: Vec<Checkpoint> = sibling_metadata.iter().filter_map(|text| Checkpoint::parse(text).ok()).collect();
         let is_new = own.is_none() && Checkpoint::is_new(partition.partition, &parsed);
+        let checkpoint = metadata.as_deref().and_then(|text| Checkpoint::parse(text).ok());
+        // Who has set an offset by hand has decided, whatever was known before.
+        let is_set = checkpoint.is_none() && metadata.as_deref().is_some_and(|text| text != KEPT_START);
         let facts = Facts {
             committed: own.map(|entry| entry.offset),
-            committed_topic_id: metadata.as_deref().and_then(|text| Checkpoint::parse(text).ok()?.topic_id),
-            known: known.get(partition).cloned(),
+            committed_topic_id: checkpoint.and_then(|checkpoint| checkpoint.topic_id),
+            known: known.get(partition).filter(|_| !is_set).cloned(),
             topic_id: topic_id.clone(),
             low,
             high,
@@ -186,6 +207,7 @@ pub(super) fn beginnings(
                 Start::Committed => None,
             },
         };
+        let is_anew = facts.ids().is_some();
         let (offset, lost) = decide(&facts).map_err(|()| {
             SourceError::Refused(format!(
                 "{partition}: group {:?} has no committed offset, and `start: committed` asks for one: write where to \
@@ -203,6 +225,7 @@ pub(super) fn beginnings(
             topic_id,
             committed: facts.committed,
             lost,
+            is_anew,
         });
     }
     Ok(beginnings)
@@ -375,14 +398,26 @@ mod tests {
 
     #[test]
     fn a_topic_made_anew_whose_commits_went_with_it_is_noticed_by_memory() {
-        let known = Known { topic_id: Some("old".to_owned()), next: 60, high: 70 };
+        let known = Known { topic_id: Some("old".to_owned()), next: 60, high: Some(70) };
         // Even where the configuration would begin at the end.
         let facts = Facts { known: Some(known.clone()), fresh: Some(100), ..facts() };
         let (offset, lost) = decide(&facts).expect("decided");
         let lost = lost.expect("lost");
         assert_eq!((offset, lost.from, lost.to, lost.records), (10, 60, 69, Some(10)));
         // All of the old one was read: nothing is lost.
-        let all_read = Known { high: 60, ..known };
+        let all_read = Known { high: Some(60), ..known };
         assert_eq!(decide(&Facts { known: Some(all_read), ..facts }), Ok((10, None)));
+    }
+
+    #[test]
+    fn a_topic_made_anew_that_only_the_journal_tells_of_is_read_from_its_beginning_whatever_start_is_kept() {
+        let known = Known { topic_id: Some("old".to_owned()), next: 60, high: None };
+        for kept in [None, Some(90)] {
+            let (offset, lost) =
+                decide(&Facts { committed: kept, known: Some(known.clone()), ..facts() }).expect("decided");
+            let lost = lost.expect("lost");
+            assert_eq!((offset, lost.from, lost.to, lost.records), (10, 60, 60, None));
+            assert!(lost.reason.contains("its id was old and is new") && lost.reason.contains("up to 60 at least"));
+        }
     }
 }

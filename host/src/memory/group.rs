@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::source::{MemoryCommitter, MemoryReader, MemorySource};
 use super::{MemoryLog, lock};
+use crate::pipeline::journal::GoneTopic;
 use crate::pipeline::{Assignment, Position, SourceError, SourceEvent};
 use crate::record::TopicPartition;
 
@@ -55,6 +56,8 @@ pub(super) struct State {
     pub(super) violations: Vec<String>,
     pub(super) cut: Option<StdRng>,
     pub(super) hang_close: bool,
+    pub(super) stops_on_lost: bool,
+    pub(super) gone: Vec<(TopicPartition, GoneTopic)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,6 +161,18 @@ impl MemoryGroup {
     /// With true, a close that begins from now on never returns, whatever its deadline: a client that hangs.
     pub fn hang_close(&self, hang: bool) {
         lock(&self.0.state).hang_close = hang;
+    }
+
+    /// With true, a topic made anew while nobody read it fails its source; else its partitions go on, and
+    /// [`Self::gone`] tells.
+    pub fn stop_on_lost(&self, stops: bool) {
+        lock(&self.0.state).stops_on_lost = stops;
+    }
+
+    /// Topics of which the members were told that others stand in their place.
+    #[must_use]
+    pub fn gone(&self) -> Vec<(TopicPartition, GoneTopic)> {
+        lock(&self.0.state).gone.clone()
     }
 
     /// The partition's reader fails once with this error.
@@ -310,7 +325,7 @@ impl MemoryGroup {
             sibling_metadata: siblings.collect(),
             end_at_start: self.0.log.end(partition),
             partitions_total: self.0.log.partitions(&partition.topic).len() as i32,
-            topic_id: Some(format!("memory-{}", partition.topic)),
+            topic_id: Some(self.0.log.topic_id(partition)),
             reader: Box::new(MemoryReader::new(self.clone(), partition.clone(), owner, start)),
             committer: Arc::new(MemoryCommitter::new(self.clone(), partition.clone(), owner)),
         }

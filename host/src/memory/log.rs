@@ -48,6 +48,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Partition {
+    /// How often its topic was made anew.
+    remade: u32,
     /// The first offset that is still there.
     start: i64,
     end: i64,
@@ -73,6 +75,20 @@ impl MemoryLog {
         for partition in 0..partitions {
             map.entry(TopicPartition::new(topic, partition)).or_default();
         }
+    }
+
+    /// Takes a topic away, and makes another of its name with as many partitions.
+    pub fn remake_topic(&self, topic: &str) {
+        for (_, partition) in lock(&self.0.partitions).iter_mut().filter(|(of, _)| &*of.topic == topic) {
+            *partition = Partition { remade: partition.remade + 1, ..Partition::default() };
+        }
+        self.changed();
+    }
+
+    /// The id of a partition's topic.
+    pub(super) fn topic_id(&self, partition: &TopicPartition) -> String {
+        let remade = lock(&self.0.partitions).get(partition).map_or(0, |partition| partition.remade);
+        format!("memory-{}-{remade}", partition.topic)
     }
 
     /// Appends a record; makes the partition where it is absent.

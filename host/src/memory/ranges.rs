@@ -33,7 +33,7 @@ impl Ranges for MemoryRanges {
         Ok(Extent {
             low: self.log.start(partition),
             end: self.log.end(partition),
-            topic_id: Some(format!("memory-{}", partition.topic)),
+            topic_id: Some(self.log.topic_id(partition)),
             is_compacted: self.is_compacted,
         })
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::group::{MemoryGroup, Owner};
 use super::lock;
+use crate::pipeline::journal::GoneTopic;
 use crate::pipeline::{BatchLimits, Committer, Position, Reader, Source, SourceError, SourceEvent};
 use crate::record::{Batch, Offset, TopicPartition};
 
@@ -219,10 +220,42 @@ impl Committer for MemoryCommitter {
         }
     }
 
+    fn leave(&self, metadata: String) {
+        let mut state = lock(&self.group.0.state);
+        if state.owners.get(&self.partition) != Some(&self.owner) {
+            state.stale_commits += 1;
+            return;
+        }
+        let has_begun = state.begun.contains(&self.owner.generation);
+        let accepted = state.committed.get(&self.partition).filter(|_| has_begun);
+        let Some(last) = state.pending.get(&self.partition).or(accepted).cloned() else { return };
+        state.pending.insert(self.partition.clone(), Position { metadata, ..last });
+        if !state.hold_commits {
+            state.keep(&self.partition);
+        }
+    }
+
     fn is_settled(&self) -> bool {
         let state = lock(&self.group.0.state);
         let is_ours = state.owners.get(&self.partition) == Some(&self.owner);
         !(is_ours && state.pending.contains_key(&self.partition))
+    }
+
+    fn made_anew(&self, gone: &GoneTopic) -> bool {
+        let mut state = lock(&self.group.0.state);
+        state.gone.push((self.partition.clone(), gone.clone()));
+        let events = state.members.get(&self.owner.member).filter(|_| state.stops_on_lost).cloned();
+        drop(state);
+        let Some(events) = events else { return false };
+        let lost = SourceError::Lost {
+            partition: self.partition.clone(),
+            from: gone.read_until,
+            to: gone.read_until,
+            reason: "the topic was made anew".into(),
+            remedy: "go on with what it has".into(),
+        };
+        // Never waits: whoever is told is the supervisor, which has room for a few events.
+        events.try_send(SourceEvent::Failed(lost)).is_ok()
     }
 }
 

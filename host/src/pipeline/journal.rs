@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, EpochPlan, H_MAX};
 use super::write_clock::EPOCH_MAX;
-use crate::record::TopicPartition;
+use crate::record::{Offset, TopicPartition};
 
 /// Keeps entries. All partitions of a pipeline share one.
 #[async_trait]
@@ -238,8 +238,17 @@ pub struct Timeline {
     entries: Vec<Entry>,
     /// The highest term that was seen.
     pub term: u64,
-    /// Other ids that the topic of that name had.
-    pub other_ids: Vec<String>,
+    /// Older topics of that name, the last of them last.
+    pub gone: Vec<GoneTopic>,
+}
+
+/// A topic that is gone: one of the same name stands in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoneTopic {
+    /// Its id.
+    pub id: String,
+    /// How far the partition had been read at least: the journal tells it now and then only.
+    pub read_until: Offset,
 }
 
 impl Timeline {
@@ -252,9 +261,7 @@ impl Timeline {
             if let (Some(now), Some(then)) = (topic_id, entry.topic_id.as_deref())
                 && now != then
             {
-                if !timeline.other_ids.iter().any(|id| id == then) {
-                    timeline.other_ids.push(then.to_owned());
-                }
+                timeline.note_gone(then, &entry);
                 // Terms go on: whoever reads the topic made anew is a later task.
                 timeline.term = timeline.term.max(entry.term);
                 continue;
@@ -271,6 +278,15 @@ impl Timeline {
             timeline.entries.insert(at, entry);
         }
         timeline
+    }
+
+    fn note_gone(&mut self, id: &str, entry: &Entry) {
+        // What was carried stands ahead of where its task was.
+        let read_until = if entry.is_start() { Offset(entry.offset) } else { Offset(0) };
+        match self.gone.iter_mut().find(|gone| gone.id == id) {
+            Some(gone) => gone.read_until = gone.read_until.max(read_until),
+            None => self.gone.push(GoneTopic { id: id.to_owned(), read_until }),
+        }
     }
 
     /// Forgets what was said about records from `offset` on.
@@ -454,11 +470,15 @@ mod tests {
 
     #[test]
     fn entries_about_another_topic_of_the_same_name_are_passed_over_but_their_terms_count() {
-        let mut old = entry(7, 50, Reason::Assigned);
-        old.topic_id = Some("old".into());
-        let timeline = Timeline::of([old], Some("id"));
+        let of = |id: &str, entry| Entry { topic_id: Some(id.into()), ..entry };
+        let (first, second) = (entry(6, 90, Reason::Assigned), entry(7, 50, Reason::Assigned));
+        let carried = entry(7, 80, Reason::Carried { until: 85, wall_ms: 9 });
+        let periodic = entry(7, 60, Reason::Periodic);
+        let old = [of("oldest", first), of("old", second), of("old", carried), of("old", periodic)];
+        let timeline = Timeline::of(old, Some("id"));
         assert_eq!((timeline.entries().len(), timeline.term), (0, 7));
-        assert_eq!(timeline.other_ids, ["old"]);
+        let gone = |id: &str, read_until| GoneTopic { id: id.into(), read_until: Offset(read_until) };
+        assert_eq!(timeline.gone, [gone("oldest", 90), gone("old", 60)]);
     }
 
     #[test]

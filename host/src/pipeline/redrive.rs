@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::compute::Panicked;
+use super::journal::GoneTopic;
 use super::line::{Line, Stamped};
 use super::shared::{Shared, State};
 use super::task::acknowledge;
@@ -129,8 +130,14 @@ struct Nowhere;
 impl Committer for Nowhere {
     fn commit(&self, _position: Position) {}
 
+    fn leave(&self, _metadata: String) {}
+
     fn is_settled(&self) -> bool {
         true
+    }
+
+    fn made_anew(&self, _gone: &GoneTopic) -> bool {
+        false
     }
 }
 

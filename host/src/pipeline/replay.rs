@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::compute::Panicked;
-use super::journal::{Entry, Pages, Timeline};
+use super::journal::{Entry, GoneTopic, Pages, Timeline};
 use super::line::Line;
 use super::ranges::{Extent, RangeReader, Ranges};
 use super::stamping::{Inexact, Stamper};
@@ -165,9 +165,9 @@ pub fn plan(
         }
     };
     if timeline.entries().is_empty()
-        && let Some(then) = timeline.other_ids.first()
+        && let Some(then) = timeline.gone.first()
     {
-        return refused(Reason::OtherTopic { then: then.clone(), now: extent.topic_id.clone() });
+        return refused(Reason::OtherTopic { then: then.id.clone(), now: extent.topic_id.clone() });
     }
     if from < extent.low {
         let remedy = nearest(extent.low.0);
@@ -320,8 +320,16 @@ impl Committer for Done {
         self.progress.done.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Nothing is kept beside what is read again.
+    fn leave(&self, _metadata: String) {}
+
     /// Nothing waits to be committed.
     fn is_settled(&self) -> bool {
         true
+    }
+
+    /// A replay of such a topic was refused before.
+    fn made_anew(&self, _gone: &GoneTopic) -> bool {
+        false
     }
 }

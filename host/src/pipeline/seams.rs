@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::journal::GoneTopic;
 use crate::record::{
     Batch, Digest, Field, FieldColumn, Offset, OutputField, SetColumn, SinkBatch, TopicPartition, WriteTime,
 };
@@ -146,8 +147,18 @@ pub trait Committer: Send + Sync {
     /// After the assignment has ended it is discarded. Never waits, and may be called wherever an assignment is handled.
     fn commit(&self, position: Position);
 
+    /// Changes the metadata of what was handed over last, wherever that stands by now, and nothing else; for a task that
+    /// ends, and leaves nothing of its own.
+    fn leave(&self, metadata: String);
+
     /// Whether nothing that was handed over is still on its way to being committed.
     fn is_settled(&self) -> bool;
+
+    /// Nothing is committed, and the journal tells of another topic of this name only: it was made anew while nobody
+    /// read it, and what was left of the old one is gone. True where the source answers by ending the assignment, and
+    /// does as with everything that is lost; then nothing may be read under it. False where that was told already, and
+    /// this assignment is what followed.
+    fn made_anew(&self, gone: &GoneTopic) -> bool;
 }
 
 /// Why a source cannot go on.

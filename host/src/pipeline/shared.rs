@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::RecordFailure;
 use super::checkpoint::{Checkpoint, EpochPlan, KEPT_START};
 use super::gate::{Hold, PausedBy};
-use super::journal::Mark;
+use super::journal::{GoneTopic, Mark, Timeline};
 use super::line::Line;
 use super::tracker::Tracker;
 use super::{Committer, Position};
@@ -211,8 +211,15 @@ impl Shared {
     pub(super) fn leave_as_found(&self, start: Offset) {
         if !self.has_written.load(Ordering::SeqCst) && self.state().committed == Some(start) {
             let metadata = self.found.clone().unwrap_or_else(|| KEPT_START.to_owned());
-            self.committer.commit(Position { next: start, metadata });
+            self.committer.leave(metadata);
         }
+    }
+
+    /// The topic that the journal tells of, where it tells of none but others of the name, and nobody has committed
+    /// anything: the broker drops a group's offsets with their topic, so nothing else tells that it was made anew.
+    pub(super) fn made_anew<'t>(&self, timeline: &'t Timeline) -> Option<&'t GoneTopic> {
+        let is_committed = self.found.as_deref().is_some_and(|found| found != KEPT_START);
+        timeline.gone.last().filter(|_| !is_committed && timeline.entries().is_empty())
     }
 
     /// How the task began. Nothing is stamped or committed before.

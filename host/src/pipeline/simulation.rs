@@ -31,6 +31,7 @@ use crate::status::{CommandError, Commands, PipelineState, StatusBoard};
 use crate::supervisor::{Supervised, Supervisor};
 use crate::telemetry::Telemetry;
 
+mod anew;
 mod failures;
 mod operators;
 mod replay;

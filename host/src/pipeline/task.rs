@@ -27,7 +27,7 @@ use super::checkpoint::{Checkpoint, CheckpointError, EpochPlan, EpochsUsedUp, KE
 use super::compute::Panicked;
 use super::journaling::{self, Journaling};
 use super::line::Line;
-use super::shared::{Begun, Shared, State};
+use super::shared::{Begun, Flow, Shared, State};
 use super::stamping::{Inexact, Stamper};
 use super::tracker::Tracker;
 use super::transforming::Transforming;
@@ -176,7 +176,8 @@ impl Task {
 }
 
 impl Committed {
-    /// Asks the journal what earlier tasks have decided, and settles epoch, clock and term. None where the task is
+    /// Asks the journal what earlier tasks have decided, and settles epoch, clock and term. Where the topic was made anew,
+    /// the journal learns at once that this was told: whoever goes on need not tell it again. None where the task is
     /// stopped meanwhile.
     async fn begin(
         self,
@@ -187,6 +188,12 @@ impl Committed {
         let line = &shared.line;
         let from = checkpoint.as_ref().and_then(|checkpoint| checkpoint.journal);
         let Some(timeline) = journaling::timeline(shared, from).await else { return Ok(None) };
+        let anew = shared.made_anew(&timeline);
+        if anew.is_some_and(|gone| shared.committer.made_anew(gone)) {
+            // The source ends this assignment.
+            shared.stop.cancelled().await;
+            return Ok(None);
+        }
         // Where nothing is committed, or not by us, the journal still knows who may have written, and up to where.
         let is_told = checkpoint.is_none() && !timeline.entries().is_empty();
         let told = is_told.then(|| timeline.checkpoint(start.0, h, &line.digests, &line.configuration));
@@ -198,7 +205,12 @@ impl Committed {
         let stamper = Stamper::first(exact.unwrap_or(h).max(line.timestamp_floor), plan, &walls);
         let begun = Begun { epoch: plan, term, journal: from };
         shared.begun.set(begun).expect("a task begins once");
-        let journaling = Journaling::begin(shared, begun, (start, stamper.previous()), &walls);
+        let mut journaling = Journaling::begin(shared, begun, (start, stamper.previous()), &walls);
+        if let (Some(_), Some(journaling)) = (anew, &mut journaling)
+            && journaling.before_writes(shared, true).await == Flow::Stop
+        {
+            return Ok(None);
+        }
         Ok(Some((stamper, journaling)))
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::seeking::{Seeking, stands};
-use super::{Pipeline, State, Supervisor};
+use super::{Pipeline, Retry, State, Supervisor};
 use crate::pipeline::gate::PausedBy;
 use crate::status::{Command, CommandAnswer, CommandError, CommandReply, Phase, PipelineState, SeekReply};
 
@@ -125,7 +125,7 @@ impl Supervisor {
                     let (in_flight, committed) = (answer.in_flight, answer.committed);
                     tracing::warn!(%pipeline, waited_ms, in_flight, committed, "paused, but not finished in time");
                 }
-                answers.push((reply, Ok(answer)));
+                answers.push((reply, Ok(answer.clone())));
             }
         }
         if !answers.is_empty() {
@@ -163,17 +163,31 @@ impl Supervisor {
 }
 
 impl Pipeline {
-    /// Why it cannot be paused: it does not run.
+    /// Why it cannot be paused: it does not run, and never does by itself again. One that is opened again after a wait
+    /// can: it stands still then.
     fn stopped_because(&self) -> Option<String> {
         match &self.state {
-            State::Stopped { cause, .. } | State::Closing { cause, .. } => Some(cause.clone()),
-            State::Starting | State::Joining | State::Running => None,
+            State::Closing { cause, retry: Retry::No } | State::Stopped { cause, retry: Retry::No, .. } => {
+                Some(cause.clone())
+            }
+            _ => None,
         }
     }
 
-    /// Nothing is read, nothing is under way, and what is done is committed.
+    /// Why it failed, where it is opened again by itself.
+    fn failed(&self) -> Option<String> {
+        match &self.state {
+            State::Closing { cause, retry: Retry::Yes } | State::Stopped { cause, retry: Retry::Yes, .. } => {
+                Some(cause.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Nothing is read, nothing is under way, and what is done is committed, as far as it ever will be.
     fn stands_still(&self) -> bool {
         self.drains == 0
+            && !matches!(self.state, State::Closing { .. })
             && self.tasks.values().all(|task| {
                 let progress = task.shared.progress();
                 progress.stands && progress.in_flight == 0 && progress.is_committed
@@ -182,10 +196,12 @@ impl Pipeline {
 
     fn answer(&self) -> CommandAnswer {
         let progress: Vec<_> = self.tasks.values().map(|task| task.shared.progress()).collect();
+        let is_closed = !matches!(self.state, State::Closing { .. } | State::Stopped { is_committed: false, .. });
         CommandAnswer {
             state: self.state_and_cause().0,
+            failed: self.failed(),
             in_flight: progress.iter().map(|progress| progress.in_flight as u64).sum(),
-            committed: progress.iter().all(|progress| progress.is_committed),
+            committed: is_closed && progress.iter().all(|progress| progress.is_committed),
         }
     }
 }

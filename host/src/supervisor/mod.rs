@@ -111,6 +111,8 @@ enum State {
     Stopped {
         cause: String,
         retry: Retry,
+        /// What was done before is committed.
+        is_committed: bool,
     },
 }
 
@@ -326,7 +328,7 @@ impl Supervisor {
         self.ending = self.ending.map(|all_clean| all_clean && is_committed);
         let pipeline = &mut self.pipelines[at];
         let State::Closing { cause, retry } = pipeline.state.clone() else { return };
-        pipeline.state = State::Stopped { cause, retry };
+        pipeline.state = State::Stopped { cause, retry, is_committed };
         if retry == Retry::No || self.ending.is_some() {
             return;
         }

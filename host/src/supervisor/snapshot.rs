@@ -54,7 +54,14 @@ impl Pipeline {
     /// What people are told that it does, and why it does not run.
     pub(super) fn state_and_cause(&self) -> (PipelineState, Option<String>) {
         match (&self.state, self.line.gate.paused()) {
-            (State::Stopped { cause, retry: Retry::Yes }, _) => (PipelineState::Starting, Some(cause.clone())),
+            (
+                State::Closing { cause, retry: Retry::Yes } | State::Stopped { cause, retry: Retry::Yes, .. },
+                Some(pause),
+            ) => {
+                let cause = format!("{}; it had failed ({cause}), and is opened again by itself", pause.cause);
+                (PipelineState::Paused, Some(cause))
+            }
+            (State::Stopped { cause, retry: Retry::Yes, .. }, None) => (PipelineState::Starting, Some(cause.clone())),
             (State::Closing { cause, .. } | State::Stopped { cause, .. }, _) => {
                 (PipelineState::Stopped, Some(cause.clone()))
             }

@@ -187,7 +187,7 @@ fn ids_by_order(topic: &str) -> BTreeMap<String, Vec<String>> {
     let consumer = looking("none");
     let (begin, end) = consumer.fetch_watermarks(topic, 0, LIMIT).expect("watermarks");
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, Offset::Offset(begin)).expect("a place");
+    list.add_partition_offset(topic, 0, rdkafka::Offset::Offset(begin)).expect("a place");
     consumer.assign(&list).expect("assigned");
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for _ in begin..end {

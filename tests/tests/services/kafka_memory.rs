@@ -30,9 +30,15 @@ async fn large_records(about: &str, partitions: usize, records_each: usize) -> T
 /// What a process says that reads a topic, and holds what it gets of some partitions; until nothing came any more, and
 /// in the end.
 async fn read_and_hold(topic: &Topic, budget_bytes: usize, total: usize, held: usize) -> [Report; 2] {
-    let arguments = [brokers(), topic.name.clone(), budget_bytes.to_string(), total.to_string(), held.to_string()];
+    reports(env!("CARGO_BIN_EXE_stopped_sink"), topic, [budget_bytes, total, held]).await
+}
+
+async fn reports(program: &'static str, topic: &Topic, numbers: [usize; 3]) -> [Report; 2] {
+    let (brokers, topic) = (brokers(), topic.name.clone());
     let output = tokio::task::spawn_blocking(move || {
-        Command::new(env!("CARGO_BIN_EXE_stopped_sink")).args(arguments).stderr(Stdio::inherit()).output().unwrap()
+        let mut command = Command::new(program);
+        command.args([brokers, topic]).args(numbers.map(|number| number.to_string()));
+        command.stderr(Stdio::inherit()).output().unwrap()
     })
     .await
     .unwrap();
@@ -45,6 +51,7 @@ async fn read_and_hold(topic: &Topic, budget_bytes: usize, total: usize, held: u
 #[derive(Debug, serde::Deserialize)]
 struct Report {
     records: usize,
+    #[serde(default)]
     held: usize,
     peak_bytes: usize,
 }
@@ -73,6 +80,30 @@ async fn partitions_that_are_held_keep_no_other_from_reading() {
     assert_eq!(running.records, partitions * each, "and the rest once the sink works");
     for report in [stopped, running] {
         assert!(report.peak_bytes <= BUDGET_BYTES / 4 * 5, "within the budget and a quarter: {report:?}");
+    }
+}
+
+/// Eight batches of each partition could be on their way, of 2 MiB that were made of almost nothing: a gibibyte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_larger_than_their_records_stay_within_their_room_while_the_sink_stands_still() {
+    const MADE_BYTES: usize = 256 << 10;
+    const BUDGET_BYTES: usize = 64 << 20;
+    const ROOM_BYTES: usize = 32 << 20;
+    /// Two threads make a batch each, and each batch is there twice while it is made.
+    const MAKING_BYTES: usize = 2 * 2 * (2 << 20);
+    let (each, total) = (64, 64 * PARTITIONS);
+    let topic = Topic::new("memory-made", PARTITIONS as i32).await;
+    for partition in 0..PARTITIONS {
+        topic.fill(partition as i32, 0, each).await;
+    }
+    let program = env!("CARGO_BIN_EXE_stopped_line");
+    let [stopped, running] = reports(program, &topic, [BUDGET_BYTES, total, MADE_BYTES]).await;
+    let held_bytes = stopped.records * MADE_BYTES;
+    assert!((ROOM_BYTES / 2..=ROOM_BYTES).contains(&held_bytes), "the sink has what finds room: {stopped:?}");
+    assert_eq!(running.records, total, "all is written once the sink works");
+    for report in [stopped, running] {
+        let bound = BUDGET_BYTES / 4 * 5 + ROOM_BYTES + MAKING_BYTES;
+        assert!(report.peak_bytes <= bound, "within the budget, a quarter and the room: {report:?}");
     }
 }
 

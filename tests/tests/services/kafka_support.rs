@@ -70,6 +70,12 @@ impl Topic {
         delete_topics(&connection(), &[&self.name, &self.journal()]).await.unwrap();
     }
 
+    /// Deletes it, and makes another of its name. The journal stays, as it does with an operator.
+    pub(crate) async fn make_anew(&self, partitions: i32) {
+        delete_topics(&connection(), &[&self.name]).await.unwrap();
+        self.create(partitions, &[]).await;
+    }
+
     fn journal(&self) -> String {
         format!("{}.pelton-journal", self.name)
     }

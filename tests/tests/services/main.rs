@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking what it expected")]
 
 mod absent;
+mod anew;
 mod bad_input;
 mod cassandra_login;
 mod cassandra_sink;

@@ -37,7 +37,7 @@ async fn a_pause_is_answered_when_what_was_done_is_committed_and_the_status_says
     assert!(early.is_err(), "nothing is committed yet: {early:?}");
     world.group.flush_commits();
     let answer = pausing.await.expect("no panic").expect("it pauses");
-    assert_eq!(answer, CommandAnswer { state: PipelineState::Paused, in_flight: 0, committed: true });
+    assert_eq!(answer, CommandAnswer { state: PipelineState::Paused, failed: None, in_flight: 0, committed: true });
     assert!(world.is_done(), "what the answer says is so");
     assert_eq!(state(&daemon), Some(PipelineState::Paused));
 
@@ -84,6 +84,55 @@ async fn a_pause_of_a_pipeline_that_fails_meanwhile_says_so() {
         matches!(&refused, Err(CommandError::Refused { message, .. }) if message.contains("forbidden")),
         "{refused:?}"
     );
+    world.table.unblock();
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_between_two_restarts_holds_when_the_pipeline_is_opened_again() {
+    let world = World::new(1);
+    append_numbers(&world, 1..4);
+    let daemon = world.start(vec![doubler()], Duration::from_secs(5));
+    eventually("all is committed", || world.is_done()).await;
+    let away = || SourceError::Unreachable { system: "the log".into(), message: "it is away".into() };
+    world.group.fail(&away()).await;
+    let has_failed = || status(&daemon).is_some_and(|s| s.state == PipelineState::Starting && s.cause.is_some());
+    eventually("it waits before it is opened again", has_failed).await;
+    let answer = daemon.commands.pause("events").await.expect("it can be paused");
+    assert_eq!((answer.state, answer.in_flight, answer.committed), (PipelineState::Paused, 0, true));
+    assert!(
+        answer.failed.is_some_and(|failed| failed.contains("it is away")),
+        "the answer says that it is opened again"
+    );
+    let told = status(&daemon).expect("a status");
+    assert!(told.state == PipelineState::Paused && told.cause.is_some_and(|cause| cause.contains("opened again")));
+
+    append_numbers(&world, 4..6);
+    let is_open = || status(&daemon).is_some_and(|status| !status.partitions.is_empty());
+    eventually("it is opened again", is_open).await;
+    let answer = daemon.commands.pause("events").await.expect("it is paused");
+    let still = CommandAnswer { state: PipelineState::Paused, failed: None, in_flight: 0, committed: true };
+    assert_eq!(answer, still, "and stands still");
+    assert!(!world.is_done(), "nothing more is read");
+    daemon.commands.resume("events").await.expect("it resumes");
+    eventually("the rest is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+}
+
+#[tokio::test]
+async fn a_pause_under_which_the_pipeline_fails_and_is_opened_again_is_answered_all_the_same() {
+    let world = World::new(1);
+    append_numbers(&world, 1..2);
+    world.table.block("the table is away");
+    let daemon = world.start(vec![doubler()], Duration::from_millis(300));
+    let in_flight = || status(&daemon).is_some_and(|status| status.partitions.iter().any(|p| p.in_flight > 0));
+    eventually("a write is on its way", in_flight).await;
+    let commands = daemon.commands.clone();
+    let pausing = tokio::spawn(async move { commands.pause("events").await });
+    eventually("it is paused", || state(&daemon) == Some(PipelineState::Paused)).await;
+    world.group.fail(&SourceError::Broken("the client failed".into())).await;
+    let answer = tokio::time::timeout(Duration::from_secs(20), pausing).await.expect("it is answered").unwrap();
+    assert_eq!(answer.expect("the pause holds").state, PipelineState::Paused);
     world.table.unblock();
     daemon.stop().await;
 }
