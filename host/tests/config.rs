@@ -60,8 +60,10 @@ fn check(case: &Path, arguments: &[&str]) -> (i32, String) {
         .envs(environment(case))
         .output()
         .expect("pelton runs");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(complaint.is_empty(), "{}: {complaint}", case.display());
+    let noted = String::from_utf8_lossy(&output.stderr);
+    // On a machine that is busy it says that the plugins are being compiled.
+    let complaints: Vec<&str> = noted.lines().filter(|line| !line.contains("the plugins")).collect();
+    assert!(complaints.is_empty(), "{}: {noted}", case.display());
     (output.status.code().expect("an exit code"), String::from_utf8(output.stdout).expect("text"))
 }
 
