@@ -147,12 +147,13 @@ fn with_remedy(error: SourceError, connection: &KafkaConnection, topic: &str) ->
 
 /// What is wrong with the topic of a journal, where it is there; where it is absent it will be made.
 pub(super) async fn fault(connection: &KafkaConnection, topic: &str) -> Option<SourceError> {
-    match look(connection, topic).await {
-        Ok(Found::Yes(partitions)) => check(connection, topic, partitions).await.err(),
-        // Whoever does not answer is named elsewhere.
-        Ok(Found::No) | Err(SourceError::Unreachable { .. }) => None,
-        Err(error) => Some(with_remedy(error, connection, topic)),
-    }
+    let found = match look(connection, topic).await {
+        Ok(Found::Yes(partitions)) => check(connection, topic, partitions).await,
+        Ok(Found::No) => Ok(()),
+        Err(error) => Err(with_remedy(error, connection, topic)),
+    };
+    // Whoever does not answer is named elsewhere, and waited for.
+    found.err().filter(|error| !matches!(error, SourceError::Unreachable { .. }))
 }
 
 enum Found {
