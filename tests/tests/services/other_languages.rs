@@ -1,6 +1,7 @@
 //! A component of another toolchain: a transform in Python (`tests/other_languages`), built by componentize-py from `wit/`
 //! alone. `pelton plugin` and the daemon take it; built with all that its runtime would import, it is refused in words.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -16,6 +17,9 @@ use crate::kafka_support::{Topic, brokers, producer};
 fn componentize_py() -> PathBuf {
     const PACKAGE: &str = "componentize-py==0.25.1";
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("componentize-py");
+    // Each test is a process of its own, and all of them want it at once.
+    let lock = File::create(venv.with_extension("lock")).expect("a file in cargo's own directory");
+    lock.lock().expect("whoever has it lets it go");
     if !venv.join("bin/pip").exists() {
         ran(Command::new("python3").args(["-m", "venv"]).arg(&venv));
     }
