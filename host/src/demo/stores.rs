@@ -17,8 +17,8 @@ use super::reconcile::{Columns, Found};
 use crate::clock::Clock;
 use crate::config::{Format, KafkaConnection, OnLost, SourceSettings, Start};
 use crate::kafka::{KafkaSource, SourceOptions};
-use crate::pipeline::{BatchLimits, Reader, Source, SourceEvent};
-use crate::record::Batch;
+use crate::pipeline::{BatchLimits, Committer, Position, Reader, Source, SourceEvent};
+use crate::record::{Batch, Offset};
 use crate::sqlite::SqliteReader;
 
 /// The header that names the record from which another came: `topic/partition/offset/…`.
@@ -169,8 +169,8 @@ async fn follow(mut events: mpsc::Receiver<SourceEvent>, role: Role, seen: Arc<M
             SourceEvent::Assigned(assignments) => {
                 for assignment in assignments {
                     assignment.begin_as_it_stands();
-                    let reader = assignment.reader;
-                    readers.spawn(read(reader, role, Arc::clone(&seen), Arc::clone(&clock)));
+                    let (reader, committer) = (assignment.reader, assignment.committer);
+                    readers.spawn(read(reader, committer, role, Arc::clone(&seen), Arc::clone(&clock)));
                 }
             }
             SourceEvent::Revoked { done, .. } => {
@@ -183,11 +183,23 @@ async fn follow(mut events: mpsc::Receiver<SourceEvent>, role: Role, seen: Arc<M
     }
 }
 
-async fn read(mut reader: Box<dyn Reader>, role: Role, seen: Arc<Mutex<Seen>>, clock: Arc<dyn Clock>) {
+/// What was read is done, or the source would hold its memory for it and stand still.
+async fn read(
+    mut reader: Box<dyn Reader>,
+    committer: Arc<dyn Committer>,
+    role: Role,
+    seen: Arc<Mutex<Seen>>,
+    clock: Arc<dyn Clock>,
+) {
     let limits = BatchLimits { records: 500, bytes: 1 << 20, linger: Duration::ZERO };
     loop {
         match reader.next_batch(limits).await {
-            Ok(batch) => lock(&seen).take(role, &batch, clock.now_ms()),
+            Ok(batch) => {
+                lock(&seen).take(role, &batch, clock.now_ms());
+                if let Some(last) = batch.offsets.last() {
+                    committer.commit(Position { next: Offset(last + 1), metadata: String::new() });
+                }
+            }
             Err(error) => {
                 lock(&seen).failed = Some(error.to_string());
                 return;
@@ -229,7 +241,11 @@ pub(super) fn percentiles(latencies: &[i64]) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Offset, TopicPartition};
+    use crate::clock::SystemClock;
+    use crate::config::KafkaOutput;
+    use crate::kafka::{EmbeddedBroker, KafkaSink};
+    use crate::pipeline::Sink as _;
+    use crate::record::{Column, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime};
 
     #[test]
     fn reads_ids_codes_and_orders_from_what_stands_in_a_topic() {
@@ -274,5 +290,46 @@ mod tests {
         assert_eq!(percentiles(&[]), None);
         assert_eq!(percentiles(&[4]), Some((4, 4)));
         assert_eq!(percentiles(&(0..1000).rev().collect::<Vec<_>>()), Some((500, 990)));
+    }
+
+    /// Records that take so many bytes each, for [`TOPIC`].
+    fn records(count: u32, bytes: usize) -> SinkBatch {
+        let (mut keys, mut values, mut headers) = (Column::default(), Column::default(), Column::default());
+        let rows = (0..count).map(|number| {
+            keys.push(Some(&number.to_le_bytes()));
+            values.push(Some(&vec![b'x'; bytes]));
+            headers.push(Some(b""));
+            RowMeta {
+                origin: number,
+                offset: Offset(number.into()),
+                timestamp_ms: 1_700_000_000_000,
+                write_time: WriteTime(0),
+                index: 0,
+                op: RowOp::Upsert,
+            }
+        });
+        let (rows, source) = (rows.collect(), TopicPartition::new(TOPIC, 0));
+        SinkBatch { source, generation: 1, rows, keys, values, headers, cells: Vec::new() }
+    }
+
+    const TOPIC: &str = "letters";
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn more_is_read_back_than_the_source_has_memory_for() {
+        let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).expect("it starts");
+        let output = KafkaOutput { topic: TOPIC.to_owned(), partitioner: String::new(), properties: BTreeMap::new() };
+        let sink = KafkaSink::open(&broker.connection(), &output).await.expect("it opens");
+        let (seen, clock) = (Arc::<Mutex<Seen>>::default(), Arc::new(SystemClock) as Arc<dyn Clock>);
+        let tail = Tail::open(&broker.connection(), TOPIC, Role::Other, &seen, &clock).await.expect("it opens");
+        // No more at once than the broker keeps.
+        for round in 1..=20 {
+            assert!(sink.write(records(30, 100_000)).await.await.failures.is_empty());
+            let began = tokio::time::Instant::now();
+            while lock(&seen).topics.get(TOPIC).is_none_or(|read| *read < round * 30) {
+                assert!(began.elapsed() < Duration::from_secs(30), "it stands still: {:?}", lock(&seen));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        tail.close().await;
     }
 }

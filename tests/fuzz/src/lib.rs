@@ -6,6 +6,8 @@
 pub mod config;
 #[path = "../../../host/src/record/mod.rs"]
 pub mod record;
+#[path = "../../../host/src/shell.rs"]
+pub mod shell;
 
 pub mod dead_letters;
 pub mod pipeline;
