@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::dlq::{Which, Whose, block_on, unreadable};
+use super::table::counted;
 use super::{Exit, Failure, Outcome, note};
 use crate::daemon::letters::Letters;
 use crate::dead_letters::cases::{Cases, Filter, State, slices};
@@ -50,7 +51,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     written(out.flush())?;
     let to = args.output.as_ref().map_or_else(String::new, |path| format!(" to {}", path.display()));
-    note(format_args!("{} letters written{to}", counts.written));
+    note(format_args!("{} written{to}", counted(counts.written, "letter")));
     if counts.missing > 0 {
         note(format_args!("{} of them without their records, which lie elsewhere: `show` says where", counts.missing));
     }

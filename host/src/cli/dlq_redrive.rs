@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::dlq::{Which, block_on, failure, of_a_project, short_id};
-use super::table::{grouped, plain};
+use super::table::{counted, grouped, plain};
 use super::{Exit, Failure, Outcome, compiling, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::Ready;
@@ -176,7 +176,9 @@ async fn redrive(ready: Ready, args: Args, request: Request) -> Outcome {
 }
 
 fn told(pipeline: &str, place: &str, choice: &Choice) {
-    say(format_args!("{} letters of {pipeline} ({place}) are meant", grouped(choice.chosen.len() as u64)));
+    let count = choice.chosen.len() as u64;
+    let are = if count == 1 { "is" } else { "are" };
+    say(format_args!("{} of {pipeline} ({place}) {are} meant", counted(count, "letter")));
     if choice.failed_again > 0 {
         say(format_args!(
             "  left out: {} that were redriven and failed again (--again takes them)",
@@ -190,7 +192,7 @@ fn told(pipeline: &str, place: &str, choice: &Choice) {
 
 fn asked(count: usize) -> Result<bool, Failure> {
     let mut out = io::stderr();
-    write!(out, "redrive {} records? [y/N] ", grouped(count as u64)).and_then(|()| out.flush())?;
+    write!(out, "redrive {}? [y/N] ", counted(count as u64, "record")).and_then(|()| out.flush())?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
@@ -209,13 +211,17 @@ async fn rehearse(redrive: &Redrive, args: &Args) -> Outcome {
         return Ok(exit);
     }
     for one in planned.iter().take(NAMED_MAX) {
-        say(format_args!("  {} would be written at {}", plain(short_id(&one.letter.id)), one.write_time));
+        say(format_args!(
+            "  {} would go through the steps, and be written at {}",
+            plain(short_id(&one.letter.id)),
+            one.write_time
+        ));
     }
     if planned.len() > NAMED_MAX {
         say(format_args!("  and {} more", grouped((planned.len() - NAMED_MAX) as u64)));
     }
     name_some("cannot be redriven", &refused);
-    say("nothing was written: leave --dry-run out to redrive");
+    say("nothing was run or written: leave --dry-run out to redrive");
     Ok(exit)
 }
 
@@ -274,7 +280,7 @@ impl Summary {
     fn print(&self) {
         say(format_args!("redriven: {}", grouped(self.redriven)));
         for (output, rows) in &self.rows {
-            say(format_args!("  {output}: {} rows", grouped(*rows)));
+            say(format_args!("  {output}: {}", counted(*rows, "row")));
         }
         for (what, count) in [("were let go by a plugin", self.filtered), ("rows had expired", self.expired)] {
             if count > 0 {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::dlq::{Whose, block_on, time, unreadable};
-use super::table::plain;
+use super::table::{counted, plain};
 use super::{Exit, Failure, Outcome, human_bytes, say, say_json};
 use crate::dead_letters::cases::{Case, Cases, State};
 use crate::dead_letters::lines;
@@ -97,7 +97,7 @@ fn page(case: &Case, with_payload: bool) -> String {
     told("message", &letter.message);
     told("since", &time(letter.at_ms));
     told("record of", &time(letter.timestamp_ms));
-    told("attempts", &format!("{}, redriven {} times", letter.attempts, letter.redrives));
+    told("attempts", &format!("{}, redriven {}", letter.attempts, counted(letter.redrives.into(), "time")));
     let partial = if letter.partial { " (some of its outputs were written)" } else { "" };
     told("write time", &format!("{}{partial}", letter.write_time));
     told("plugins", &letter.digests.join(", "));

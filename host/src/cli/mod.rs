@@ -58,7 +58,7 @@ Standard output holds the result alone (with --json: one object); progress and e
 /// Stream transforms as sandboxed WebAssembly plugins between Kafka and Cassandra
 #[derive(Debug, Parser)]
 #[command(name = "pelton", version, color = ColorChoice::Never, max_term_width = 100, after_help = EXIT_CODES)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,

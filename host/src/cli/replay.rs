@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::dlq::short_id;
-use super::table::plain;
+use super::table::{counted, plain};
 use super::{Exit, Failure, Outcome, compiling, is_no_project, note, say, say_json};
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::replay::{Replay, ReplayOptions, ReplayRefused};
@@ -268,9 +268,9 @@ impl Summary {
             say("nothing was read: leave --dry-run out to replay");
             return;
         }
-        say(format_args!("replayed {} records in {:.1} s", self.records, self.seconds));
+        say(format_args!("replayed {} in {:.1} s", counted(self.records, "record"), self.seconds));
         for (output, rows) in &self.rows {
-            say(format_args!("    {output}: {rows} rows"));
+            say(format_args!("    {output}: {}", counted(*rows, "row")));
         }
         for (code, records) in &self.dead_letters {
             say(format_args!("    {code}: {records} could not be handled"));

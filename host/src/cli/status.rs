@@ -16,7 +16,7 @@ pub(super) struct Args {
     /// Print everything as one JSON object
     #[arg(long)]
     json: bool,
-    /// Exit with 1, and say why, unless the daemon does all its work (as /readyz)
+    /// Exit with 1, and say why, unless the daemon does all that it may (as /readyz): what is paused is ready
     #[arg(long)]
     ready: bool,
 }

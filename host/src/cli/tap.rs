@@ -1,8 +1,10 @@
 //! `pelton tap`: live records before and after a step.
 
+use std::sync::mpsc;
+
 use super::daemon_address::{DaemonArgs, failure};
 use super::table::plain;
-use super::{Exit, Failure, Outcome, say};
+use super::{Exit, Failure, Outcome, PATIENCE, note, say};
 use crate::pipeline::tap::{After, Parts, Sight, Wish};
 
 /// Records that are shown where neither --count nor --sample is given.
@@ -46,7 +48,16 @@ pub(super) fn run(args: Args) -> Outcome {
     let wish = Wish { step: args.step, sample, payload: args.payload };
     let count = args.count.or(args.sample.is_none().then_some(COUNT)).unwrap_or(u64::MAX);
     let mut shown = 0;
+    let (saw, waiting) = mpsc::channel::<()>();
+    let nothing = format!("no record of {} has passed yet; the next one shows", plain(&args.pipeline));
+    std::thread::spawn(move || {
+        if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            note(nothing);
+        }
+    });
     let mut show = |sight: Sight| {
+        // Nobody listens any more after the first.
+        let _ = saw.send(());
         if args.json {
             say(serde_json::to_string(&sight).unwrap_or_default());
         } else {
