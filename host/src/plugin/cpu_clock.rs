@@ -1,8 +1,7 @@
 //! The CPU time of a thread, asked for as seldom as can be.
 //!
-//! The system takes a microsecond and more to tell a thread's CPU time, which is what a whole small batch costs in a
-//! plugin; the wall clock answers thirty times as fast, and no thread uses more CPU time than passes on it. In: moments
-//! on one thread. Out: what passed since, where a short time counts in full, and a longer one is asked for. What is
+//! To tell a thread's CPU time is a call of the kernel, and weighs as much as a whole small batch in a plugin; the wall
+//! clock answers without one, and no thread uses more CPU time than passes on it. In: moments on one thread. Out: what passed since, where a short time counts in full, and a longer one is asked for. What is
 //! answered is never too little, and too much by no more than [`FRESH_NS`].
 
 use std::cell::Cell;
