@@ -32,6 +32,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use report::{Figure, Report};
+use tikv_jemallocator::Jemalloc;
+
+/// The daemon's own: native programs and Pelton are measured with the same.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// How much is measured.
 pub(crate) struct Plan {

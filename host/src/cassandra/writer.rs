@@ -20,6 +20,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt;
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryResult;
@@ -112,7 +113,7 @@ impl Writer {
             while under_way.len() < BOUNDS.max
                 && let Some(group) = waiting.next()
             {
-                under_way.push(self.write_group(&job, group));
+                under_way.push(self.write(&job, group));
             }
             let Some(part) = under_way.next().await else { break };
             add(&mut written, part);
@@ -120,6 +121,16 @@ impl Writer {
         written.failures.sort_by_key(|failure| failure.row);
         self.stats.failed(written.failures.len());
         written
+    }
+
+    /// Writes a group. Most rows have a partition of their own: their way is kept small, as a future is moved with all that
+    /// it may ever hold.
+    fn write<'a>(&'a self, job: &'a Job<'a>, group: &'a [usize]) -> impl Future<Output = Written> + 'a {
+        let unit = if let [at] = group { job.encoded.units.get(*at) } else { None };
+        match unit {
+            Some(unit) => Either::Left(self.write_unit(job, unit)),
+            None => Either::Right(Box::pin(self.write_group(job, group))),
+        }
     }
 
     /// Writes rows of one partition together; each alone where Cassandra will not have them in company.
@@ -175,11 +186,12 @@ impl Writer {
             };
             let sent_at = Instant::now();
             let statement = plan.statement(sent.bound.op);
-            let error = match self.cassandra.session().execute_unpaged(statement, &sent.bound).await {
+            let asked = Box::pin(self.cassandra.session().execute_unpaged(statement, &sent.bound));
+            let error = match asked.await {
                 Ok(_) => return self.good(permit, std::slice::from_ref(&sent)),
                 Err(error) => error,
             };
-            let next = self.judge(permit, &error, &plan, sent_at).await;
+            let next = Box::pin(self.judge(permit, &error, &plan, sent_at)).await;
             match next {
                 Next::Again => {}
                 // The table may have been away for a moment: refused once more, it is the row.

@@ -1,0 +1,196 @@
+//! What a reload replaces: the steps of a pipeline, and how what they say becomes what sinks get.
+//!
+//! In: a batch with its write times. Out: a [`Processed`] batch, nothing of it written yet. Pure but for the guests. A
+//! generation never changes. A pipeline has one that is [`Live`]; each of its tasks goes over to it at an edge of its own,
+//! so that a record is handled by one generation from its first step to its last sink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::chain::{Chain, ChainOutput, Halt, RecordFailure, Run};
+use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
+use super::line::Stamped;
+use super::masking::{mask_halt, mask_processed};
+use super::tap::Tap;
+use super::{OutOp, OutRow, Transform, Wants};
+use crate::config::{Format, Mask, Tombstones};
+use crate::record::{Batch, OutputField, SinkBatch};
+
+/// The steps of a pipeline under one configuration.
+pub struct Generation {
+    /// Each generation of a pipeline has a higher one.
+    pub number: u64,
+    /// Its steps.
+    pub chain: Chain,
+    /// Short digests of its plugins, in order.
+    pub digests: Vec<String>,
+    /// Short digest of its configuration.
+    pub configuration: String,
+    encoder: Arc<Encoder>,
+    outputs: Vec<OutputEncoder>,
+    mask: Mask,
+}
+
+/// What a generation is made of, beside its steps.
+pub struct Spec<'s> {
+    /// Each generation of a pipeline has a higher one.
+    pub number: u64,
+    /// How records are read.
+    pub format: Format,
+    /// The outputs, in the order of the line's.
+    pub outputs: Vec<Outlet<'s>>,
+    /// Short digest of the configuration.
+    pub configuration: String,
+    /// What must not show in anything that is said about records.
+    pub mask: Mask,
+    /// Where its records can be looked at.
+    pub tap: Tap,
+}
+
+/// An output, as far as it decides how rows are encoded.
+#[derive(Clone, Copy)]
+pub struct Outlet<'s> {
+    /// Its name.
+    pub name: &'s str,
+    /// What its sink takes.
+    pub wants: &'s Wants,
+    /// What becomes of records without a value.
+    pub tombstones: &'s Tombstones,
+}
+
+/// A batch between its plugins and its sinks.
+pub struct Processed {
+    /// By output: its rows; outputs without rows are missing.
+    pub sink_batches: Vec<(usize, SinkBatch)>,
+    /// Records that failed for good, by origin.
+    pub failures: BTreeMap<u32, RecordFailure>,
+    /// What the chain said besides.
+    pub chain: ChainOutput,
+}
+
+impl Processed {
+    /// Nothing yet.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { sink_batches: Vec::new(), failures: BTreeMap::new(), chain: ChainOutput::default() }
+    }
+}
+
+impl Generation {
+    /// Of these steps.
+    #[must_use]
+    pub fn new(steps: &[Arc<dyn Transform>], spec: Spec<'_>) -> Self {
+        let set_fields: Vec<Vec<OutputField>> =
+            steps.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
+        let output =
+            |outlet: &Outlet<'_>| OutputEncoder::new(outlet.name, outlet.wants, outlet.tombstones, &set_fields);
+        let outputs = spec.outputs.iter().map(output).collect();
+        let encoder = Arc::new(Encoder { format: spec.format, set_fields });
+        Self {
+            number: spec.number,
+            chain: Chain::new(steps, Arc::clone(&encoder)).with_tap(spec.tap),
+            digests: steps.iter().map(|transform| transform.digest().short()).collect(),
+            configuration: spec.configuration,
+            encoder,
+            outputs,
+            mask: spec.mask,
+        }
+    }
+
+    /// Whether it writes the same of the same records.
+    #[must_use]
+    pub fn is_same_version(&self, other: &Self) -> bool {
+        self.digests == other.digests && self.configuration == other.configuration
+    }
+
+    /// Runs a part of a batch through the chain and encodes what comes out. Called on a compute thread.
+    ///
+    /// # Errors
+    /// Where it has to be run again, whole or in parts: then nothing of this run counts.
+    pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut said = self.run(part, run, stamped);
+        match &mut said {
+            Ok(processed) => mask_processed(&self.mask, processed),
+            Err(halt) => mask_halt(&self.mask, halt),
+        }
+        said
+    }
+
+    fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut chain = self.chain.run(part, run)?;
+        let mut failures = std::mem::take(&mut chain.failures);
+        let stages = std::mem::take(&mut chain.stages);
+        let Stamped { source, write_times, assignment, .. } = stamped;
+        let origins = Origins { source, write_times, generation: *assignment };
+        loop {
+            let (sink_batches, failed) = self.encode(&stages, &failures, origins);
+            if failed.is_empty() {
+                return Ok(Processed { sink_batches, failures, chain });
+            }
+            // A record of which one output cannot be encoded has none: the others are encoded anew without it.
+            failures.extend(failed);
+        }
+    }
+
+    fn encode(
+        &self,
+        stages: &[Stage],
+        failures: &BTreeMap<u32, RecordFailure>,
+        origins: Origins<'_>,
+    ) -> (Vec<(usize, SinkBatch)>, BTreeMap<u32, RecordFailure>) {
+        let leaves = |stage: &Stage, row: &OutRow| {
+            let origin = stage.batch.origins[row.row as usize];
+            if failures.contains_key(&origin) { None } else { self.output_of(stage, row) }
+        };
+        let routed = encode::route(stages, origins.source.len(), self.outputs.len(), leaves);
+        let mut failed = Vec::new();
+        let mut batches = Vec::new();
+        for (at, routed) in routed.iter().enumerate().filter(|(_, routed)| !routed.is_empty()) {
+            let output = &self.outputs[at];
+            let batch = self.encoder.sink_batch(output, stages, routed, origins, &mut failed);
+            if !batch.is_empty() {
+                batches.push((at, batch));
+            }
+        }
+        let record = |failure: encode::EncodeFailure| {
+            (failure.origin, RecordFailure::new("encode", failure.code, &failure.message))
+        };
+        (batches, encode::by_origin(failed).into_values().map(record).collect())
+    }
+
+    /// The output that a row leaves by; none where it goes to the next step, or where nothing is configured to take it.
+    fn output_of(&self, stage: &Stage, row: &OutRow) -> Option<usize> {
+        let name = match (row.route, stage.step) {
+            (0, _) | (_, None) if self.chain.is_last(stage) || row.op == OutOp::Delete => "default",
+            (0, _) | (_, None) => return None,
+            (route, Some(step)) => self.chain.routes(step).get(route as usize - 1)?,
+        };
+        self.outputs.iter().position(|output| output.name == name)
+    }
+}
+
+/// Which generation of a pipeline is live.
+pub struct Live(watch::Sender<Arc<Generation>>);
+
+impl Live {
+    /// A pipeline begins with this one.
+    #[must_use]
+    pub fn begin(generation: Generation) -> Self {
+        generation.chain.tell_tap();
+        Self(watch::Sender::new(Arc::new(generation)))
+    }
+
+    /// The one that is live.
+    #[must_use]
+    pub fn get(&self) -> Arc<Generation> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Puts another in its place. Tasks go over to it by themselves, each at its next edge.
+    pub fn put(&self, generation: Arc<Generation>) {
+        generation.chain.tell_tap();
+        self.0.send_replace(generation);
+    }
+}
