@@ -52,7 +52,7 @@ async fn server() -> Server {
         }
     });
     let taps = Taps::default();
-    taps.put("orders", &Tap::new(Mask::default(), vec!["check".to_owned(), "shop".to_owned()]));
+    taps.put("orders", &Tap::of_steps(Mask::default(), &["check", "shop"]));
     let shown = Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
     let ended = tokio::spawn(serve(listener, shown, commands, shutdown.clone()));
     Server { taps, client, board, telemetry, shutdown, ended }

@@ -15,23 +15,22 @@ use super::{Sampler, StartError};
 use crate::cassandra::{CassandraError, CassandraSink};
 use crate::clock::Clock;
 use crate::config::{
-    ConfigErrors, DeadLetterSettings, ErrorSettings, JournalSettings, KafkaConnection, Output, Pipeline, Poison,
+    ConfigErrors, DeadLetterSettings, ErrorSettings, JournalSettings, KafkaConnection, Mask, Output, Pipeline, Poison,
     Problem, Project, TableOutput, Tombstones,
 };
 use crate::kafka::{self, KafkaDeadLetters, KafkaJournal, KafkaRanges, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
-use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
 use crate::pipeline::dead_letter_file::FileDeadLetters;
 use crate::pipeline::discard::{DiscardLetters, DiscardSink};
-use crate::pipeline::encode::{Encoder, OutputEncoder};
 use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
+use crate::pipeline::generation::{Generation, Live, Outlet, Spec};
 use crate::pipeline::journal::Journal;
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
+use crate::pipeline::tap::Tap;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
-use crate::record::OutputField;
 use crate::sqlite::{SqliteError, SqliteJournal, SqliteSink};
 use crate::startup::{PreparedPipeline, Services, refuse_columns_that_miss_what_is_set};
 use crate::supervisor::Supervised;
@@ -138,10 +137,6 @@ impl Connector<'_> {
         samplers: &mut Vec<Sampler>,
     ) -> Result<Line, StartError> {
         let pipeline = &prepared.pipeline;
-        let transforms: Vec<Arc<dyn Transform>> =
-            prepared.transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
-        let set_fields: Vec<Vec<OutputField>> =
-            transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
         let mut outputs = Vec::new();
         for (name, output) in &pipeline.outputs {
             let place = place(name, output);
@@ -156,13 +151,12 @@ impl Connector<'_> {
                     .map_err(|problem| StartError::Refused(ConfigErrors(vec![self.project.place(problem)])))?;
             }
             samplers.extend(sink.sampler);
-            let encoder = OutputEncoder::new(name, sink.sink.wants(), &tombstones(output), &set_fields);
             let sink = if purpose.writes(name, output) {
                 sink.sink
             } else {
                 Arc::new(DiscardSink::instead_of(sink.sink.wants().clone()))
             };
-            outputs.push(LineOutput { encoder, sink });
+            outputs.push(LineOutput { name: name.clone(), sink });
         }
         let (dead_letters, journal, errors) = match purpose {
             Purpose::Live | Purpose::Redrive => {
@@ -185,12 +179,13 @@ impl Connector<'_> {
                 (letters, None, errors)
             }
         };
-        let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
+        let tap = Tap::new(self.project.mask.clone());
+        let generation = generation(1, prepared, &outputs, &self.project.mask, &tap);
         Ok(Line {
             name: pipeline.name.clone(),
             topics: pipeline.source.topics.clone(),
-            chain: Chain::new(&transforms, Arc::clone(&encoder)).with_tap(self.project.mask.clone()),
-            encoder,
+            live: Live::begin(generation),
+            tap,
             outputs,
             dead_letters,
             compute: self.compute.clone(),
@@ -201,8 +196,6 @@ impl Connector<'_> {
             gate: Gate::default(),
             mask: self.project.mask.clone(),
             meters: Meters::new(&pipeline.name, &self.telemetry),
-            digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
-            configuration: pipeline.digest.short(),
             timestamp_floor: timestamp_floor(&pipeline.outputs),
             excess: Excess::default(),
             journal,
@@ -285,6 +278,33 @@ impl Connector<'_> {
             }
         }
     }
+}
+
+/// The steps of a pipeline, fitted to its sinks.
+pub(super) fn generation(
+    number: u64,
+    prepared: &PreparedPipeline,
+    outputs: &[LineOutput],
+    mask: &Mask,
+    tap: &Tap,
+) -> Generation {
+    let PreparedPipeline { pipeline, transforms } = prepared;
+    let steps: Vec<Arc<dyn Transform>> =
+        transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();
+    let tombstones: Vec<Tombstones> = pipeline.outputs.values().map(tombstones).collect();
+    let outlets = outputs.iter().zip(&tombstones).map(|(output, tombstones)| {
+        let LineOutput { name, sink } = output;
+        Outlet { name, wants: sink.wants(), tombstones }
+    });
+    let spec = Spec {
+        number,
+        format: pipeline.source.format,
+        outputs: outlets.collect(),
+        configuration: pipeline.digest.short(),
+        mask: mask.clone(),
+        tap: tap.clone(),
+    };
+    Generation::new(&steps, spec)
 }
 
 /// The key that names where an output leads.

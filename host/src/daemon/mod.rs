@@ -157,7 +157,7 @@ impl Daemon {
         };
         sample(connected.samplers, telemetry.clone(), shutdown.clone());
         let supervised = connected.pipelines;
-        supervised.iter().for_each(|pipeline| taps.put(&pipeline.line.name, pipeline.line.chain.tap()));
+        supervised.iter().for_each(|pipeline| taps.put(&pipeline.line.name, &pipeline.line.tap));
         let running = Supervisor::run(supervised, board.clone(), settings.drain, received, shutdown.clone());
         let supervisor = tokio::spawn(running);
         Ok(Self { board, telemetry, admin, shutdown, supervisor, server })

@@ -180,8 +180,9 @@ impl Replay {
             }
             Err(error) => return Err(error.into()),
         };
+        let live = line.live.get();
         let wanted =
-            Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: options.with_current };
+            Wanted { digests: &live.digests, configuration: &live.configuration, may_differ: options.with_current };
         let (mut parts, mut refusals, mut cut) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (partition, (from, to)) in bounds {
             let extent = ranges.extent(&partition).await?;

@@ -198,8 +198,8 @@ impl Redriving<'_> {
     /// Reads some letters whole, and plans them as they stand now.
     async fn plan(&self, keys: &BTreeSet<CaseKey>) -> Result<(Vec<Planned>, Vec<NotRedriven>, Claims), SourceError> {
         let cases = Cases::read(self.place, self.pipeline, |key| keys.contains(key)).await?;
-        let line = self.redriver.line();
-        let line = line_of(&line.digests, &line.configuration);
+        let live = self.redriver.line().live.get();
+        let line = line_of(&live.digests, &live.configuration);
         let (mut planned, mut refused) = (Vec::new(), Vec::new());
         for key in keys {
             // Another redrive may have been faster; retention as well.

@@ -18,15 +18,15 @@ use super::{Entry, Mark, Place, Reached};
 use crate::clock::ManualClock;
 use crate::config::{ErrorSettings, Format, Mask, Poison, Tombstones};
 use crate::memory::{MemorySink, MemoryTransform, OwnedValue, Step};
-use crate::pipeline::chain::Chain;
 use crate::pipeline::compute::Compute;
 use crate::pipeline::dead_letter_file::FileDeadLetters;
-use crate::pipeline::encode::{Encoder, OutputEncoder};
 use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
+use crate::pipeline::generation::{Generation, Live, Outlet, Spec};
 use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
 use crate::pipeline::redrive::Redriver;
+use crate::pipeline::tap::Tap;
 use crate::pipeline::{
     BatchLimits, CellSpec, DeadLetter, DeadLetters as _, FailureKind, Sink as _, SourceError, Subscription, Transform,
 };
@@ -61,14 +61,21 @@ fn picky() -> MemoryTransform {
 /// A line of its own to this table, with its letters in this directory.
 fn redriver(dir: &Path, table: &MemorySink) -> Redriver {
     let transforms: Vec<Arc<dyn Transform>> = vec![Arc::new(picky())];
-    let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
-    let output = OutputEncoder::new("default", table.wants(), &Tombstones::Reject, &[Vec::new()]);
+    let outlet = Outlet { name: "default", wants: table.wants(), tombstones: &Tombstones::Reject };
+    let spec = Spec {
+        number: 1,
+        format: Format::Json,
+        outputs: vec![outlet],
+        configuration: Digest::of(b"").short(),
+        mask: Mask::default(),
+        tap: Tap::default(),
+    };
     let line = Line {
         name: "orders".into(),
         topics: vec!["orders".into()],
-        chain: Chain::new(&transforms, Arc::clone(&encoder)),
-        encoder,
-        outputs: vec![LineOutput { encoder: output, sink: Arc::new(table.clone()) }],
+        live: Live::begin(Generation::new(&transforms, spec)),
+        tap: Tap::default(),
+        outputs: vec![LineOutput { name: "default".to_owned(), sink: Arc::new(table.clone()) }],
         dead_letters: Arc::new(FileDeadLetters::open(letters_of(dir)).expect("a file")),
         compute: Compute::start(1).expect("a thread"),
         batch: BatchLimits { records: 4, bytes: 1 << 20, linger: Duration::from_millis(1) },
@@ -79,8 +86,6 @@ fn redriver(dir: &Path, table: &MemorySink) -> Redriver {
         breaker: None,
         mask: Mask::default(),
         meters: Meters::new("orders", &Telemetry::new()),
-        digests: vec!["00ff".into()],
-        configuration: Digest::of(b"").short(),
         timestamp_floor: 0,
         excess: Excess::default(),
         journal: None,

@@ -18,14 +18,13 @@ use super::tap::{self, Tap};
 use super::{
     Effects, FailureKind, LogLine, OutOp, Transform, TransformError, TransformInput, TransformOutput, TrapKind, Usage,
 };
-use crate::config::Mask;
 use crate::record::Batch;
 
 /// The steps, ready to run.
 pub struct Chain {
     steps: Vec<ChainStep>,
     encoder: Arc<Encoder>,
-    tap: Tap,
+    pub(super) tap: Tap,
 }
 
 struct ChainStep {
@@ -147,17 +146,15 @@ impl Chain {
         Self { steps: steps.iter().map(step).collect(), encoder, tap: Tap::default() }
     }
 
-    /// The same chain with a tap of its own, which masks what is secret.
+    /// The same chain, whose records can be looked at there.
     #[must_use]
-    pub fn with_tap(self, mask: Mask) -> Self {
-        let steps = self.steps.iter().map(|step| step.transform.name().to_owned()).collect();
-        Self { tap: Tap::new(mask, steps), ..self }
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
     }
 
-    /// Where its records can be looked at.
-    #[must_use]
-    pub fn tap(&self) -> &Tap {
-        &self.tap
+    /// Tells the tap which steps there are from now on.
+    pub(super) fn tell_tap(&self) {
+        self.tap.steps_are(self.steps.iter().map(|step| step.transform.name().to_owned()).collect());
     }
 
     fn tap_of(&self, at: usize) -> tap::Of<'_> {

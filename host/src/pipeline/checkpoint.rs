@@ -53,6 +53,9 @@ const VERSION: u32 = 1;
 /// missing either: it is no foreign commit.
 pub const KEPT_START: &str = "pelton: the start, before anything was written";
 
+/// A version that takes over while a task runs leaves the epochs above this to those that begin one.
+const EPOCH_OF_RELOADS_MAX: u8 = 5;
+
 /// The last microsecond of the year 9999: no clock of ours goes on beyond it.
 pub(crate) const H_MAX: i64 = 253_402_300_799_999_999;
 
@@ -92,6 +95,12 @@ impl Checkpoint {
     #[must_use]
     pub fn encode(&self) -> String {
         serde_json::to_string(self).expect("plain fields always encode")
+    }
+
+    /// The epochs of records from the offset on.
+    #[must_use]
+    pub fn plan(&self) -> EpochPlan {
+        EpochPlan { epoch: self.epoch, until: self.epoch_until.unwrap_or(0) }
     }
 
     /// Whether a partition was added to its topic since its siblings were committed.
@@ -175,16 +184,38 @@ impl EpochPlan {
         end: i64,
     ) -> Result<Self, EpochsUsedUp> {
         let Some(committed) = committed else { return Ok(Self::default()) };
-        let running = Self { epoch: committed.epoch, until: committed.epoch_until.unwrap_or(0) };
-        if committed.digests == digests && committed.configuration == configuration {
-            return Ok(running);
+        let running = committed.plan();
+        let is_same = committed.digests == digests && committed.configuration == configuration;
+        if is_same { Ok(running) } else { running.above(start, end) }
+    }
+
+    /// As [`Self::above`], for a version that may as well wait: it leaves epochs to those that cannot, whose process ended.
+    ///
+    /// # Errors
+    /// Where it had better wait until it is beyond what may have been written before.
+    pub fn above_at_leisure(self, start: i64, end: i64) -> Result<Self, EpochsUsedUp> {
+        let above = self.above(start, end)?;
+        let is_scarce = above.of(start) > EPOCH_OF_RELOADS_MAX;
+        if is_scarce { Err(EpochsUsedUp { from: start, to: above.until }) } else { Ok(above) }
+    }
+
+    /// The plan for another version that takes over at `start`, where what lies below `end` may have been written before.
+    ///
+    /// # Errors
+    /// Where the ten epochs are used up.
+    pub fn above(self, start: i64, end: i64) -> Result<Self, EpochsUsedUp> {
+        let until = end.max(self.until);
+        if start >= until {
+            return Ok(self);
         }
-        let older_epoch = if running.until > start { running.epoch } else { 0 };
-        let epoch = older_epoch + 1;
-        if epoch > EPOCH_MAX {
-            return Err(EpochsUsedUp { from: start, to: end.max(running.until) });
-        }
-        Ok(Self { epoch, until: end.max(running.until) })
+        let epoch = self.of(start) + 1;
+        if epoch > EPOCH_MAX { Err(EpochsUsedUp { from: start, to: until }) } else { Ok(Self { epoch, until }) }
+    }
+
+    /// The highest epoch of both, for all that either has from `start` on.
+    #[must_use]
+    pub fn highest(self, other: Self, start: i64) -> Self {
+        Self { epoch: self.of(start).max(other.of(start)), until: self.until.max(other.until) }
     }
 
     /// The epoch of a record.

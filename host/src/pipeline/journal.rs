@@ -11,6 +11,7 @@
 //! - `assigned`: a task begins here, under these plugins, this configuration and this epoch. `h` may jump here: a
 //!   `timestamp_floor`, an offset that somebody has set.
 //! - `periodic`: a task passes here.
+//! - `reloaded`: from here on other plugins or another configuration handle what the task reads.
 //! - `wall`: records from `offset` to below `until` were stamped while the wall showed `wall_ms`: one of them lies too
 //!   far ahead of it, or has no time of its own.
 //! - `carried`: such a decision of an earlier task, which a later one takes over. Its `h` is not known.
@@ -108,6 +109,8 @@ pub enum Reason {
     Assigned,
     /// A task passes.
     Periodic,
+    /// A task goes over to other plugins or another configuration.
+    Reloaded,
     /// Records up to `until` were stamped while the wall showed this.
     Wall {
         /// One past the last of them.
@@ -203,7 +206,7 @@ impl Entry {
             Reason::Wall { until, wall_ms } | Reason::Carried { until, wall_ms } => {
                 Some(WallRange { from: self.offset, until, wall_ms })
             }
-            Reason::Assigned | Reason::Periodic => None,
+            Reason::Assigned | Reason::Periodic | Reason::Reloaded => None,
         }
     }
 
@@ -359,6 +362,21 @@ impl Timeline {
         plan.unwrap_or_default().note(offset, &mut checkpoint);
         checkpoint.term = self.term;
         checkpoint
+    }
+
+    /// Whether the task `term`, or a later one, went over at `offset` or beyond to others than these plugins and this
+    /// configuration, and the highest epochs of what it wrote there.
+    #[must_use]
+    pub fn others_ahead(
+        &self,
+        (offset, term): (i64, u64),
+        digests: &[String],
+        configuration: &str,
+    ) -> Option<EpochPlan> {
+        let ahead = || self.entries.iter().filter(|entry| entry.offset >= offset && entry.term >= term);
+        let is_other = |entry: &Entry| entry.digests != digests || entry.configuration != configuration;
+        let plans = ahead().map(Entry::plan);
+        ahead().any(is_other).then(|| plans.fold(EpochPlan::default(), |one, two| one.highest(two, offset)))
     }
 
     /// By which plugins and configuration the records of a range were written: the first record of each part, and the

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::journal::{Author, Entry, Journal, Mark, Pages, Reason, Timeline, WallRange};
-use super::shared::{Begun, Flow, Shared, WATCHDOG_TOLD_EVERY};
+use super::shared::{Flow, Hand, Shared, WATCHDOG_TOLD_EVERY};
 use super::stamping::NewWall;
 use crate::record::Offset;
 
@@ -28,6 +28,8 @@ pub(super) struct Journaling {
     author: Author,
     /// To be written before the next write that may depend on it.
     pending: Vec<Entry>,
+    /// What was decided about the batch that was stamped last.
+    walls: Vec<NewWall>,
     /// What it took over reaches up to here, and stands before all that it writes later.
     carried_until: Offset,
     /// Records since it was last said where the clock stands, and when that was.
@@ -65,15 +67,16 @@ pub(super) async fn timeline(shared: &Shared, from: Option<Mark>) -> Option<Time
 
 impl Journaling {
     /// For a task that begins at an offset with its clock at `h`; none where the pipeline keeps no journal.
-    pub(super) fn begin(shared: &Shared, begun: Begun, (start, h): (Offset, i64), walls: &[WallRange]) -> Option<Self> {
+    pub(super) fn begin(shared: &Shared, (start, h): (Offset, i64), walls: &[WallRange]) -> Option<Self> {
         let journal = Arc::clone(shared.line.journal.as_ref()?);
+        let Hand { generation, epochs, .. } = shared.hand();
         let author = Author {
             partition: shared.partition.clone(),
             topic_id: shared.topic_id.clone(),
-            digests: shared.line.digests.clone(),
-            configuration: shared.line.configuration.clone(),
-            plan: begun.epoch,
-            term: begun.term,
+            digests: generation.digests.clone(),
+            configuration: generation.configuration.clone(),
+            plan: epochs,
+            term: shared.begun().term,
         };
         let assigned = Entry::new(&author, start.0, h, Reason::Assigned);
         let carried = walls.iter().map(|wall| {
@@ -81,7 +84,8 @@ impl Journaling {
         });
         let pending = std::iter::once(assigned).chain(carried).collect();
         let carried_until = walls.iter().map(|wall| Offset(wall.until)).max().unwrap_or(start);
-        Some(Self { journal, author, pending, carried_until, records: 0, said_at: Instant::now() })
+        let (walls, said_at) = (Vec::new(), Instant::now());
+        Some(Self { journal, author, pending, walls, carried_until, records: 0, said_at })
     }
 
     /// A batch of so many records was stamped. `at` is its first offset, and the write time of the last record below.
@@ -90,9 +94,26 @@ impl Journaling {
             self.pending.push(Entry::new(&self.author, offset.0, below, Reason::Periodic));
         }
         self.records += records;
-        self.pending.extend(walls.iter().map(|NewWall { wall, h }| {
+        self.walls = walls.to_vec();
+        self.note_walls();
+    }
+
+    fn note_walls(&mut self) {
+        self.pending.extend(self.walls.iter().map(|NewWall { wall, h }| {
             Entry::new(&self.author, wall.from, *h, Reason::Wall { until: wall.until, wall_ms: wall.wall_ms })
         }));
+    }
+
+    /// Others handle what stands from an offset on. `h` is the write time of the last record below.
+    pub(super) fn handed_over(&mut self, (offset, h): (Offset, i64), to: &Hand) {
+        self.author.digests.clone_from(&to.generation.digests);
+        self.author.configuration.clone_from(&to.generation.configuration);
+        self.author.plan = to.epochs;
+        // What was decided about records beyond is said anew: an entry also says who handles what follows it.
+        self.pending.retain(|entry| entry.offset <= offset.0 || matches!(entry.reason, Reason::Carried { .. }));
+        self.pending.push(Entry::new(&self.author, offset.0, h, Reason::Reloaded));
+        self.walls.retain(|NewWall { wall, .. }| wall.from > offset.0);
+        self.note_walls();
     }
 
     /// Something of what was stamped is about to be written: returns when the journal has all that it depends on. What

@@ -1,26 +1,28 @@
-//! What all tasks of a pipeline share: the chain, the outputs, and how a batch becomes what they get.
+//! What all tasks of a pipeline share: its live generation, its sinks, its gate, its breaker, and what it counts.
 //!
-//! In: a batch with its write times. Out: a [`Processed`] batch, nothing of it written yet. Pure but for the guests.
+//! In: what the plugins of a run said. Out: the same in logs and metrics. Everything here but the live generation stays
+//! as it is for as long as the pipeline runs.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Tripped};
-use super::chain::{Chain, ChainOutput, Halt, Lost, LostLine, RecordFailure, Run};
+use super::chain::{Chain, ChainOutput, Lost, LostLine};
+use super::checkpoint::EpochPlan;
 use super::compute::Compute;
-use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
 use super::excess::Excess;
 use super::gate::Gate;
+use super::generation::Live;
 use super::journal::Journal;
-use super::masking::{mask_halt, mask_processed};
 use super::meters::Meters;
-use super::{BatchLimits, DeadLetters, OutOp, OutRow, Sink};
+use super::tap::Tap;
+use super::write_clock::{h_of, write_time};
+use super::{BatchLimits, DeadLetters, Sink};
 use crate::clock::Clock;
 use crate::config::{ErrorSettings, Mask};
-use crate::record::{Batch, SinkBatch, WriteTime};
+use crate::record::{Batch, WriteTime};
 
 /// A pipeline, ready to run.
 pub struct Line {
@@ -28,10 +30,10 @@ pub struct Line {
     pub name: String,
     /// The topics that it reads.
     pub topics: Vec<String>,
-    /// Its steps.
-    pub chain: Chain,
-    /// How their rows become records and cells.
-    pub encoder: Arc<Encoder>,
+    /// Its steps, as they are now.
+    pub live: Live,
+    /// Where its records can be looked at.
+    pub tap: Tap,
     /// Where rows go; `default` among them, unless nothing ever goes there.
     pub outputs: Vec<LineOutput>,
     /// Where failed records go.
@@ -52,10 +54,6 @@ pub struct Line {
     pub mask: Mask,
     /// What it counts.
     pub meters: Meters,
-    /// Short digests of its plugins, in order.
-    pub digests: Vec<String>,
-    /// Short digest of its configuration.
-    pub configuration: String,
     /// No write time lies at or below this, microseconds.
     pub timestamp_floor: i64,
     /// Room for rows that are larger than their records.
@@ -66,8 +64,8 @@ pub struct Line {
 
 /// One output of a line.
 pub struct LineOutput {
-    /// How rows become what the sink wants.
-    pub encoder: OutputEncoder,
+    /// Its name.
+    pub name: String,
     /// The sink.
     pub sink: Arc<dyn Sink>,
 }
@@ -78,27 +76,27 @@ pub struct Stamped {
     pub source: Arc<Batch>,
     /// By row: the record's write time.
     pub write_times: Vec<WriteTime>,
-    /// The assignment under which it was read.
-    pub generation: u64,
+    /// `h` of the last record below the batch.
+    pub below: i64,
+    /// The generation of the assignment under which it was read.
+    pub assignment: u64,
     /// When.
     pub read_at: Instant,
 }
 
-/// A batch between its plugins and its sinks.
-pub struct Processed {
-    /// By output: its rows; outputs without rows are missing.
-    pub sink_batches: Vec<(usize, SinkBatch)>,
-    /// Records that failed for good, by origin.
-    pub failures: BTreeMap<u32, RecordFailure>,
-    /// What the chain said besides.
-    pub chain: ChainOutput,
-}
+impl Stamped {
+    /// `h` of the last record below a row.
+    pub(super) fn h_below(&self, row: usize) -> i64 {
+        row.checked_sub(1).map_or(self.below, |before| h_of(self.write_times[before]))
+    }
 
-impl Processed {
-    /// Nothing yet.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { sink_batches: Vec::new(), failures: BTreeMap::new(), chain: ChainOutput::default() }
+    /// The same batch, its rows from one on under other epochs.
+    pub(super) fn under(&self, epochs: EpochPlan, row: usize) -> Self {
+        let offsets = self.source.offsets.iter().enumerate();
+        let write_times = offsets
+            .zip(&self.write_times)
+            .map(|((at, offset), old)| if at < row { *old } else { write_time(h_of(*old), epochs.of(*offset)) });
+        Self { source: Arc::clone(&self.source), write_times: write_times.collect(), ..*self }
     }
 }
 
@@ -118,91 +116,26 @@ impl Line {
     }
 
     /// A run of the chain counts: the plugins' own words are released. So many records were let go.
-    pub fn account(&self, output: &ChainOutput, filtered: u64) {
-        self.trapped(&output.lost);
-        self.log_lost(&output.lost.lines);
-        self.meters.chain(output, filtered, |step| self.chain.step_name(step));
+    pub fn account(&self, chain: &Chain, output: &ChainOutput, filtered: u64) {
+        self.trapped(chain, &output.lost);
+        self.log_lost(chain, &output.lost.lines);
+        self.meters.chain(output, filtered, |step| chain.step_name(step));
     }
 
     /// Counts traps and the CPU time of calls of which nothing came, also of runs that came to nothing.
-    pub fn trapped(&self, lost: &Lost) {
+    pub fn trapped(&self, chain: &Chain, lost: &Lost) {
         for (step, kind) in &lost.traps {
-            self.meters.trapped(self.chain.step_name(*step), &kind.to_string());
+            self.meters.trapped(chain.step_name(*step), &kind.to_string());
         }
         for (step, cpu_ns) in &lost.cpu_ns {
-            self.meters.plugin_cpu(self.chain.step_name(*step), *cpu_ns);
+            self.meters.plugin_cpu(chain.step_name(*step), *cpu_ns);
         }
     }
 
     /// Hands what plugins logged in attempts that failed to the log.
-    pub fn log_lost(&self, lines: &[LostLine]) {
+    pub fn log_lost(&self, chain: &Chain, lines: &[LostLine]) {
         for lost in lines {
-            self.meters.log(self.chain.step_name(lost.step), &lost.line, Some(lost.attempt));
+            self.meters.log(chain.step_name(lost.step), &lost.line, Some(lost.attempt));
         }
-    }
-
-    /// Runs a part of a batch through the chain and encodes what comes out. Called on a compute thread.
-    ///
-    /// # Errors
-    /// Where it has to be run again, whole or in parts: then nothing of this run counts.
-    pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut said = self.run(part, run, stamped);
-        match &mut said {
-            Ok(processed) => mask_processed(&self.mask, processed),
-            Err(halt) => mask_halt(&self.mask, halt),
-        }
-        said
-    }
-
-    fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut chain = self.chain.run(part, run)?;
-        let mut failures = std::mem::take(&mut chain.failures);
-        let stages = std::mem::take(&mut chain.stages);
-        let Stamped { source, write_times, generation, .. } = stamped;
-        let origins = Origins { source, write_times, generation: *generation };
-        loop {
-            let (sink_batches, failed) = self.encode(&stages, &failures, origins);
-            if failed.is_empty() {
-                return Ok(Processed { sink_batches, failures, chain });
-            }
-            // A record of which one output cannot be encoded has none: the others are encoded anew without it.
-            failures.extend(failed);
-        }
-    }
-
-    fn encode(
-        &self,
-        stages: &[Stage],
-        failures: &BTreeMap<u32, RecordFailure>,
-        origins: Origins<'_>,
-    ) -> (Vec<(usize, SinkBatch)>, BTreeMap<u32, RecordFailure>) {
-        let leaves = |stage: &Stage, row: &OutRow| {
-            let origin = stage.batch.origins[row.row as usize];
-            if failures.contains_key(&origin) { None } else { self.output_of(stage, row) }
-        };
-        let routed = encode::route(stages, origins.source.len(), self.outputs.len(), leaves);
-        let mut failed = Vec::new();
-        let mut batches = Vec::new();
-        for (at, routed) in routed.iter().enumerate().filter(|(_, routed)| !routed.is_empty()) {
-            let output = &self.outputs[at].encoder;
-            let batch = self.encoder.sink_batch(output, stages, routed, origins, &mut failed);
-            if !batch.is_empty() {
-                batches.push((at, batch));
-            }
-        }
-        let record = |failure: encode::EncodeFailure| {
-            (failure.origin, RecordFailure::new("encode", failure.code, &failure.message))
-        };
-        (batches, encode::by_origin(failed).into_values().map(record).collect())
-    }
-
-    /// The output that a row leaves by; none where it goes to the next step, or where nothing is configured to take it.
-    fn output_of(&self, stage: &Stage, row: &OutRow) -> Option<usize> {
-        let name = match (row.route, stage.step) {
-            (0, _) | (_, None) if self.chain.is_last(stage) || row.op == OutOp::Delete => "default",
-            (0, _) | (_, None) => return None,
-            (route, Some(step)) => self.chain.routes(step).get(route as usize - 1)?,
-        };
-        self.outputs.iter().position(|output| output.encoder.name == name)
     }
 }

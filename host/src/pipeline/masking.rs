@@ -5,7 +5,7 @@
 //! letter, status or metric behind it can forget it. Never touches rows: what a plugin writes to an output is its result.
 
 use super::chain::{ChainOutput, Halt, HaltReason, Lost, LostLine, RecordFailure};
-use super::line::Processed;
+use super::generation::Processed;
 use super::{Effects, LogLine, MetricUpdate};
 use crate::config::Mask;
 

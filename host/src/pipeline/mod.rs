@@ -15,6 +15,7 @@ pub mod discard;
 pub mod encode;
 pub mod excess;
 pub mod gate;
+pub mod generation;
 pub mod journal;
 mod journaling;
 pub mod json_patch;

@@ -6,7 +6,7 @@
 //! nothing to commit. Nothing pauses it, and nothing is passed over because the pipeline would: `poison` and the breaker
 //! are for records that come by themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,16 +15,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::EpochPlan;
 use super::compute::Panicked;
 use super::journal::GoneTopic;
 use super::line::{Line, Stamped};
-use super::shared::{Shared, State};
+use super::shared::{Hand, Shared, State};
 use super::task::acknowledge;
 use super::tracker::Tracker;
 use super::transforming::Transforming;
 use super::{Committer, DeadLetter, DeadLetters, Position};
 use crate::config::{ErrorSettings, Poison};
-use crate::record::{Batch, HeaderIter, TopicPartition, WriteTime};
+use crate::record::{Batch, HeaderIter, Offset, TopicPartition, WriteTime};
 
 /// A line that takes records once more.
 pub struct Redriver {
@@ -87,7 +88,8 @@ impl Redriver {
         let stamped = Stamped {
             source: Arc::new(batch),
             write_times: records.iter().map(|(_, at)| *at).collect(),
-            generation: 0,
+            below: 0,
+            assignment: 0,
             read_at: Instant::now(),
         };
         self.once(source, tracker, stamped).await?;
@@ -95,11 +97,14 @@ impl Redriver {
     }
 
     async fn once(&self, source: &TopicPartition, tracker: Tracker, stamped: Stamped) -> Result<(), Panicked> {
+        let hand = Hand { from: Offset(0), generation: self.line.live.get(), epochs: EpochPlan::default() };
         let shared = Arc::new(Shared {
             line: Arc::clone(&self.line),
             partition: source.clone(),
             generation: 0,
             begun: OnceLock::new(),
+            end_at_start: Offset(0),
+            hands: Mutex::new(VecDeque::from([hand])),
             partitions_total: 0,
             topic_id: None,
             committer: Arc::new(Nowhere),
@@ -114,7 +119,7 @@ impl Redriver {
             Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&shared), to_await, journaling: None };
         let transform = async {
             let transforming = transforming;
-            transforming.batch(&Arc::new(stamped)).await
+            transforming.batch(Arc::new(stamped)).await
         };
         let (flow, acknowledged) = tokio::join!(transform, acknowledge(writes));
         flow?;

@@ -74,7 +74,8 @@ pub async fn plan(
     let highest = timeline.entries().iter().map(|entry| entry.h).max();
     let metadata = match clock.or(highest) {
         Some(h) => {
-            let mut checkpoint = timeline.checkpoint(to.0, h, &line.digests, &line.configuration);
+            let live = line.live.get();
+            let mut checkpoint = timeline.checkpoint(to.0, h, &live.digests, &live.configuration);
             checkpoint.topic_id = extent.topic_id;
             checkpoint.partitions_total = i32::try_from(ranges.partitions(&partition.topic).await?.len()).unwrap_or(0);
             checkpoint.encode()

@@ -2,7 +2,7 @@
 //!
 //! In: acknowledgements, and failures. Out: positions to commit, and pauses of the pipeline. Knows no sink and no plugin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::RecordFailure;
 use super::checkpoint::{Checkpoint, EpochPlan, KEPT_START};
 use super::gate::{Hold, PausedBy};
+use super::generation::Generation;
 use super::journal::{GoneTopic, Mark, Timeline};
 use super::line::Line;
 use super::tracker::Tracker;
@@ -30,6 +31,10 @@ pub struct Shared {
     pub(super) generation: u64,
     /// How it began; none until it has.
     pub(super) begun: OnceLock<Begun>,
+    /// Below here others may have written before this task.
+    pub(super) end_at_start: Offset,
+    /// Who handles its records: whoever handles the first that is not committed, and whoever comes after.
+    pub(super) hands: Mutex<VecDeque<Hand>>,
     pub(super) partitions_total: i32,
     pub(super) topic_id: Option<String>,
     pub(super) committer: Arc<dyn Committer>,
@@ -42,10 +47,17 @@ pub struct Shared {
     pub(super) tracker: Mutex<Tracker>,
 }
 
-/// How a task began: under which epochs, as which task of its partition.
+/// Who handles the records of a partition from an offset on.
+#[derive(Clone)]
+pub(super) struct Hand {
+    pub(super) from: Offset,
+    pub(super) generation: Arc<Generation>,
+    pub(super) epochs: EpochPlan,
+}
+
+/// How a task began: as which task of its partition.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Begun {
-    pub(super) epoch: EpochPlan,
     pub(super) term: u64,
     /// Where the journal is to be read from, for whoever goes on before this task has written to it.
     pub(super) journal: Option<Mark>,
@@ -195,11 +207,12 @@ impl Shared {
     }
 
     pub(super) fn commit(&self, next: Offset, h: i64) {
-        let mut checkpoint = Checkpoint::new(h, self.line.digests.clone(), self.line.configuration.clone());
+        let Hand { generation, epochs, .. } = self.hand_at(next);
+        let mut checkpoint = Checkpoint::new(h, generation.digests.clone(), generation.configuration.clone());
         checkpoint.partitions_total = self.partitions_total;
         checkpoint.topic_id.clone_from(&self.topic_id);
         let begun = self.begun();
-        begun.epoch.note(next.0, &mut checkpoint);
+        epochs.note(next.0, &mut checkpoint);
         checkpoint.term = begun.term;
         checkpoint.journal = self.mark_below(next).or(begun.journal);
         self.committer.commit(Position { next, metadata: checkpoint.encode() });
@@ -220,6 +233,46 @@ impl Shared {
     pub(super) fn made_anew<'t>(&self, timeline: &'t Timeline) -> Option<&'t GoneTopic> {
         let is_committed = self.found.as_deref().is_some_and(|found| found != KEPT_START);
         timeline.gone.last().filter(|_| !is_committed && timeline.entries().is_empty())
+    }
+
+    // -------------------------------------------------------------------------------------------------- who handles it
+
+    fn hands(&self) -> MutexGuard<'_, VecDeque<Hand>> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who handles what comes next.
+    pub(super) fn hand(&self) -> Hand {
+        self.hands().back().cloned().expect("somebody handles what a task reads")
+    }
+
+    /// Who handles the records from a committed offset on. Whoever handled what lies below is forgotten.
+    fn hand_at(&self, next: Offset) -> Hand {
+        let mut hands = self.hands();
+        while hands.get(1).is_some_and(|hand| hand.from <= next) {
+            hands.pop_front();
+        }
+        hands.front().cloned().expect("somebody handles what a task reads")
+    }
+
+    /// Somebody else handles the records from an offset on.
+    pub(super) fn hand_over(&self, hand: Hand) {
+        let mut hands = self.hands();
+        if hands.back().is_some_and(|last| last.from == hand.from) {
+            hands.pop_back();
+        }
+        hands.push_back(hand);
+    }
+
+    /// The generation of the plugins that handles what comes next.
+    #[must_use]
+    pub fn generation(&self) -> Arc<Generation> {
+        self.hand().generation
+    }
+
+    /// Everything below a record is done, and the broker has all that was handed over.
+    pub(super) fn is_committed_below(&self, offset: Offset) -> bool {
+        self.tracker().first_open().is_none_or(|open| open >= offset) && self.committer.is_settled()
     }
 
     /// How the task began. Nothing is stamped or committed before.

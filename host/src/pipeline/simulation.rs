@@ -6,19 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use super::chain::Chain;
 use super::compute::Compute;
-use super::encode::{Encoder, OutputEncoder};
 use super::excess::Excess;
 use super::gate::Gate;
+use super::generation::{Generation, Live, Outlet, Spec};
 use super::line::{Line, LineOutput};
 use super::meters::Meters;
+use super::tap::Tap;
 use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, TrapKind};
 use crate::clock::ManualClock;
 use crate::config::{self, ErrorSettings, Format, Mask, Poison, Tombstones};
@@ -34,6 +35,7 @@ use crate::telemetry::Telemetry;
 mod anew;
 mod failures;
 mod operators;
+mod reload;
 mod replay;
 mod versions;
 mod watchdog;
@@ -57,6 +59,7 @@ struct World {
 
 /// A daemon: one supervisor with one pipeline.
 struct Daemon {
+    line: Arc<Line>,
     source: Arc<MemorySource>,
     shutdown: CancellationToken,
     running: JoinHandle<bool>,
@@ -96,27 +99,36 @@ impl World {
 
     fn start_with(&self, transforms: &[Arc<dyn Transform>], drain: Duration) -> Daemon {
         let (supervised, source) = self.supervised(transforms, Compute::start(2).unwrap());
+        self.run(supervised, source, drain)
+    }
+
+    fn run(&self, supervised: Supervised, source: Arc<MemorySource>, drain: Duration) -> Daemon {
+        let line = Arc::clone(&supervised.line);
         let (commands, receiver) = Commands::channel();
         let (shutdown, board) = (CancellationToken::new(), StatusBoard::new(0));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let running =
             runtime.spawn(Supervisor::run(vec![supervised], board.clone(), drain, receiver, shutdown.clone()));
-        Daemon { source, shutdown, running, runtime, commands, board }
+        Daemon { line, source, shutdown, running, runtime, commands, board }
+    }
+
+    fn generation(&self, number: u64, transforms: &[Arc<dyn Transform>]) -> Generation {
+        let outputs = [("default", &self.table), ("alerts", &self.alerts)];
+        let outlets = outputs.map(|(name, sink)| Outlet { name, wants: sink.wants(), tombstones: &Tombstones::Reject });
+        let outputs = outlets.to_vec();
+        let configuration = Digest::of(b"").short();
+        let (mask, tap) = (self.mask.clone(), Tap::default());
+        Generation::new(transforms, Spec { number, format: Format::Json, outputs, configuration, mask, tap })
     }
 
     fn supervised(&self, transforms: &[Arc<dyn Transform>], compute: Compute) -> (Supervised, Arc<MemorySource>) {
-        let set_fields: Vec<Vec<OutputField>> =
-            transforms.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
-        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: set_fields.clone() });
-        let output = |name: &str, sink: &MemorySink| LineOutput {
-            encoder: OutputEncoder::new(name, sink.wants(), &Tombstones::Reject, &set_fields),
-            sink: Arc::new(sink.clone()),
-        };
+        let output = |name: &str, sink: &MemorySink| LineOutput { name: name.to_owned(), sink: Arc::new(sink.clone()) };
+        let generation = self.generation(1, transforms);
         let line = Line {
             name: "events".into(),
             topics: vec![TOPIC.into()],
-            chain: Chain::new(transforms, Arc::clone(&encoder)),
-            encoder,
+            live: Live::begin(generation),
+            tap: Tap::default(),
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
             dead_letters: Arc::new(self.letters.clone()),
             compute,
@@ -127,8 +139,6 @@ impl World {
             breaker: self.errors.breaker.map(|breaker| Mutex::new(Breaker::new(breaker))),
             mask: self.mask.clone(),
             meters: Meters::new("events", &Telemetry::new()),
-            digests: transforms.iter().map(|transform| transform.digest().short()).collect(),
-            configuration: Digest::of(b"").short(),
             timestamp_floor: 0,
             excess: Excess::default(),
             journal: Some(Arc::new(self.journal.clone())),

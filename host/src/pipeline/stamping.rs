@@ -111,6 +111,11 @@ impl Stamper {
         self.clock.previous()
     }
 
+    /// Other epochs hold from here on: other plugins, or another configuration.
+    pub fn replan(&mut self, plan: EpochPlan) {
+        self.plan = plan;
+    }
+
     /// Stamps the next record. `now_ms` is the wall.
     ///
     /// # Errors
@@ -207,7 +212,7 @@ impl Known {
     fn of_entry(entry: &Entry) -> Self {
         let h = match entry.reason {
             Reason::Assigned => Some(KnownClock::Begins(entry.h)),
-            Reason::Periodic | Reason::Wall { .. } => Some(KnownClock::Stands(entry.h)),
+            Reason::Periodic | Reason::Reloaded | Reason::Wall { .. } => Some(KnownClock::Stands(entry.h)),
             Reason::Carried { .. } => None,
         };
         Self { offset: entry.offset, h, plan: Some(entry.plan()), wall: None }

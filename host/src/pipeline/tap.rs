@@ -153,7 +153,7 @@ struct Inner {
     is_on: AtomicBool,
     mask: Mask,
     /// The plugins, in the order of steps.
-    steps: Vec<String>,
+    steps: Mutex<Vec<String>>,
     listeners: Mutex<Vec<Listener>>,
 }
 
@@ -192,10 +192,19 @@ pub(super) struct Of<'s> {
 }
 
 impl Tap {
-    /// A tap of these steps' plugins that nobody listens to.
+    /// A tap that nobody listens to, and that masks what is secret.
     #[must_use]
-    pub fn new(mask: Mask, steps: Vec<String>) -> Self {
-        Self(Arc::new(Inner { mask, steps, ..Inner::default() }))
+    pub fn new(mask: Mask) -> Self {
+        Self(Arc::new(Inner { mask, ..Inner::default() }))
+    }
+
+    /// The plugins, in the order of steps. Whoever listens already goes on.
+    pub(super) fn steps_are(&self, plugins: Vec<String>) {
+        *self.steps() = plugins;
+    }
+
+    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Listens; dropping the receiver ends it.
@@ -206,8 +215,9 @@ impl Tap {
         if !(wish.sample > 0.0 && wish.sample <= 1.0) {
             return Err(WishError::Sample(wish.sample));
         }
-        if let Some(step) = wish.step.filter(|step| !(1..=self.0.steps.len()).contains(step)) {
-            return Err(WishError::NoSuchStep { step, steps: self.0.steps.clone() });
+        let steps = self.steps().clone();
+        if let Some(step) = wish.step.filter(|step| !(1..=steps.len()).contains(step)) {
+            return Err(WishError::NoSuchStep { step, steps });
         }
         let (to, sights) = mpsc::channel(BUFFERED);
         self.listeners().push(Listener { wish, missed: 0, to });
@@ -276,6 +286,14 @@ impl Tap {
             }));
             after
         });
+    }
+
+    /// A tap of a pipeline with these plugins.
+    #[cfg(test)]
+    pub(crate) fn of_steps(mask: Mask, plugins: &[&str]) -> Self {
+        let tap = Self::new(mask);
+        tap.steps_are(plugins.iter().map(|plugin| (*plugin).to_owned()).collect());
+        tap
     }
 
     /// Shows one record that a step let go.
@@ -408,11 +426,13 @@ mod tests {
     fn chain_of(steps: Vec<Arc<dyn Transform>>) -> Chain {
         let set_fields = steps.iter().map(|step| step.subscription().set_fields.clone()).collect();
         let encoder = Arc::new(Encoder { format: Format::Json, set_fields });
-        Chain::new(&steps, encoder).with_tap(Mask::of([SECRET]))
+        let chain = Chain::new(&steps, encoder).with_tap(Tap::new(Mask::of([SECRET])));
+        chain.tell_tap();
+        chain
     }
 
     fn listen(chain: &Chain, wish: Wish) -> mpsc::Receiver<Sight> {
-        chain.tap().listen(wish).expect("there is such a step")
+        chain.tap.listen(wish).expect("there is such a step")
     }
 
     fn run(chain: &Chain, offsets: std::ops::Range<i64>) {
@@ -430,7 +450,7 @@ mod tests {
     #[test]
     fn a_record_is_shown_before_and_after_each_step() {
         let chain = chain();
-        assert!(!chain.tap().is_on());
+        assert!(!chain.tap.is_on());
         let mut sights = listen(&chain, Wish { payload: true, ..Wish::default() });
         run(&chain, 0..3);
         let seen = seen(&mut sights);
@@ -470,7 +490,7 @@ mod tests {
         assert_eq!((next.len(), next[0].missed), (1, 1000 - BUFFERED as u64), "what was missed is counted");
         drop(sights);
         run(&chain, 3..4);
-        assert!(!chain.tap().is_on());
+        assert!(!chain.tap.is_on());
     }
 
     #[test]
@@ -536,7 +556,7 @@ mod tests {
     fn what_would_never_show_anything_is_refused_in_words() {
         let refused = |chain: &Chain, step, sample| {
             let wish = Wish { step, sample, payload: false };
-            chain.tap().listen(wish).map(drop).map_err(|error| error.to_string()).expect_err("it is refused")
+            chain.tap.listen(wish).map(drop).map_err(|error| error.to_string()).expect_err("it is refused")
         };
         let (two, none) = (chain(), chain_of(Vec::new()));
         assert_eq!(refused(&two, Some(9), 1.0), "there is no step 9: the pipeline has 1 first, 2 identity");
@@ -544,6 +564,6 @@ mod tests {
         let words = "there is no step 1: the pipeline has none; without `step` its records are shown as they pass";
         assert_eq!(refused(&none, Some(1), 1.0), words);
         assert_eq!(refused(&two, None, 7.0), "`sample` is a share above 0, and 1 at most, not 7");
-        assert!(!two.tap().is_on());
+        assert!(!two.tap.is_on());
     }
 }

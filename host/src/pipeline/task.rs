@@ -14,6 +14,7 @@
 //! `journaling` what it writes down before its writes go out, `parts` how it cuts a batch, `writing` a part's way to being
 //! durable, `shared` what all of them know.
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -27,7 +28,7 @@ use super::checkpoint::{Checkpoint, CheckpointError, EpochPlan, EpochsUsedUp, KE
 use super::compute::Panicked;
 use super::journaling::{self, Journaling};
 use super::line::Line;
-use super::shared::{Begun, Flow, Shared, State};
+use super::shared::{Begun, Flow, Hand, Shared, State};
 use super::stamping::{Inexact, Stamper};
 use super::tracker::Tracker;
 use super::transforming::Transforming;
@@ -62,7 +63,6 @@ enum Begins {
 struct Committed {
     checkpoint: Option<Checkpoint>,
     h: i64,
-    end_at_start: Offset,
 }
 
 /// Why a task ended early.
@@ -106,7 +106,7 @@ impl Task {
         let commits = siblings.len() + 1;
         let partitions_total =
             Checkpoint::partitions_known(assignment.partitions_total, checkpoint.as_ref(), &siblings, commits);
-        let committed = Committed { checkpoint, h, end_at_start: assignment.end_at_start };
+        let committed = Committed { checkpoint, h };
         Self::of(line, assignment, Begins::Committed(committed), partitions_total, stop)
     }
 
@@ -124,11 +124,14 @@ impl Task {
         partitions_total: i32,
         stop: CancellationToken,
     ) -> Self {
+        let hand = Hand { from: assignment.start, generation: line.live.get(), epochs: EpochPlan::default() };
         let shared = Arc::new(Shared {
             line: Arc::clone(line),
             partition: assignment.partition,
             generation: assignment.generation,
             begun: OnceLock::new(),
+            end_at_start: assignment.end_at_start,
+            hands: Mutex::new(VecDeque::from([hand])),
             partitions_total,
             topic_id: assignment.topic_id,
             committer: assignment.committer,
@@ -184,8 +187,9 @@ impl Committed {
         shared: &Arc<Shared>,
         start: Offset,
     ) -> Result<Option<(Stamper, Option<Journaling>)>, TaskError> {
-        let Self { checkpoint, h, end_at_start } = self;
-        let line = &shared.line;
+        let Self { checkpoint, h } = self;
+        let (line, generation) = (&shared.line, shared.generation());
+        let (digests, configuration) = (&generation.digests, &generation.configuration);
         let from = checkpoint.as_ref().and_then(|checkpoint| checkpoint.journal);
         let Some(timeline) = journaling::timeline(shared, from).await else { return Ok(None) };
         let anew = shared.made_anew(&timeline);
@@ -196,16 +200,25 @@ impl Committed {
         }
         // Where nothing is committed, or not by us, the journal still knows who may have written, and up to where.
         let is_told = checkpoint.is_none() && !timeline.entries().is_empty();
-        let told = is_told.then(|| timeline.checkpoint(start.0, h, &line.digests, &line.configuration));
+        let told = is_told.then(|| timeline.checkpoint(start.0, h, digests, configuration));
         let exact = timeline.exactly_at(start.0).filter(|_| checkpoint.is_none()).map(|entry| entry.h);
+        let end = shared.end_at_start.0;
+        // And where the last task went over to others beyond what it had committed.
+        let ahead = checkpoint.as_ref().and_then(|committed| {
+            let ahead = timeline.others_ahead((start.0, committed.term), digests, configuration)?;
+            Some(committed.plan().highest(ahead, start.0))
+        });
         let before = checkpoint.as_ref().or(told.as_ref());
-        let plan = EpochPlan::at_assignment(before, &line.digests, &line.configuration, start.0, end_at_start.0)?;
+        let plan = match ahead {
+            Some(ahead) => ahead.above(start.0, end)?,
+            None => EpochPlan::at_assignment(before, digests, configuration, start.0, end)?,
+        };
         let term = timeline.term.max(checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.term)) + 1;
         let walls = timeline.walls_from(start.0);
         let stamper = Stamper::first(exact.unwrap_or(h).max(line.timestamp_floor), plan, &walls);
-        let begun = Begun { epoch: plan, term, journal: from };
-        shared.begun.set(begun).expect("a task begins once");
-        let mut journaling = Journaling::begin(shared, begun, (start, stamper.previous()), &walls);
+        shared.begun.set(Begun { term, journal: from }).expect("a task begins once");
+        shared.hand_over(Hand { from: start, generation, epochs: plan });
+        let mut journaling = Journaling::begin(shared, (start, stamper.previous()), &walls);
         if let (Some(_), Some(journaling)) = (anew, &mut journaling)
             && journaling.before_writes(shared, true).await == Flow::Stop
         {

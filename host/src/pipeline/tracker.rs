@@ -80,6 +80,12 @@ impl Tracker {
         self.done
     }
 
+    /// The lowest offset that was read and is not done.
+    #[must_use]
+    pub fn first_open(&self) -> Option<Offset> {
+        self.pending.front().map(|record| Offset(record.offset))
+    }
+
     /// Records read and not yet done, including those done beyond a gap.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -14,16 +14,27 @@ use super::chain::{Halt, HaltReason, RecordFailure};
 use super::compute::Panicked;
 use super::excess::{Excess, Room};
 use super::gate::PausedBy;
+use super::generation::{Generation, Processed};
 use super::journaling::Journaling;
-use super::line::{Line, Processed, Stamped};
+use super::line::{Line, Stamped};
 use super::parts::{Part, Parts};
-use super::shared::{Flow, Shared, WATCHDOG_TOLD_EVERY};
+use super::shared::{Flow, Hand, Shared, WATCHDOG_TOLD_EVERY};
 use super::stamping::{Inexact, NewWall, Stamper};
 use super::task::{TaskError, Write};
 use super::write_clock::{Decision, write_time};
 use super::writing::Writing;
 use crate::config::Poison;
 use crate::record::{Batch, Offset};
+
+/// How soon it is looked again whether what is done is committed.
+const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_millis(2);
+
+/// A batch, and who handles the part of it that is at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'w> {
+    pub(super) stamped: &'w Arc<Stamped>,
+    pub(super) generation: &'w Arc<Generation>,
+}
 
 /// The middle loop.
 pub(super) struct Transforming {
@@ -37,13 +48,17 @@ pub(super) struct Transforming {
 impl Transforming {
     pub(super) async fn run(self, mut batches: mpsc::Receiver<Batch>, mut stamper: Stamper) -> Result<(), TaskError> {
         while let Some(batch) = batches.recv().await {
-            let below = stamper.previous();
             let (stamped, walls) = self.stamp(batch, &mut stamper)?;
             if let (Some(journaling), Some(first)) = (&self.journaling, stamped.source.offsets.first()) {
-                journaling.lock().await.stamped((Offset(*first), below), stamped.source.len(), &walls);
+                journaling.lock().await.stamped((Offset(*first), stamped.below), stamped.source.len(), &walls);
             }
-            if self.batch(&Arc::new(stamped)).await? == Flow::Stop {
+            let before = self.shared.hand().epochs;
+            if self.batch(Arc::new(stamped)).await? == Flow::Stop {
                 break;
+            }
+            let after = self.shared.hand().epochs;
+            if after != before {
+                stamper.replan(after);
             }
         }
         Ok(())
@@ -52,6 +67,7 @@ impl Transforming {
     /// Gives each record its write time, in offset order, whatever becomes of it; answers what only this wall could
     /// decide.
     fn stamp(&self, batch: Batch, stamper: &mut Stamper) -> Result<(Stamped, Vec<NewWall>), Inexact> {
+        let below = stamper.previous();
         self.line.meters.batch(batch.len(), batch.bytes());
         let mut write_times = Vec::with_capacity(batch.len());
         let mut clamped = None;
@@ -76,22 +92,27 @@ impl Transforming {
                 "a write time does not follow its record's own time (the first of its batch)"
             );
         }
-        let (source, generation) = (Arc::new(batch), self.shared.generation);
-        Ok((Stamped { source, write_times, generation, read_at: Instant::now() }, walls))
+        let (source, assignment) = (Arc::new(batch), self.shared.generation);
+        Ok((Stamped { source, write_times, below, assignment, read_at: Instant::now() }, walls))
     }
 
     /// Takes a batch to the sinks' doors, in as many parts as its failures make necessary.
-    pub(super) async fn batch(&self, stamped: &Arc<Stamped>) -> Result<Flow, Panicked> {
+    pub(super) async fn batch(&self, mut stamped: Arc<Stamped>) -> Result<Flow, Panicked> {
         let mut parts = Parts::of(stamped.source.len());
         // Taken for the rows of a part that is run again, as there was none when they were made first.
         let mut room = None;
         while let Some(part) = parts.pop() {
-            let flow = match self.process(stamped, &part).await? {
+            if self.go_over(&mut stamped, part.rows.start).await == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+            let generation = self.shared.generation();
+            let work = Work { stamped: &stamped, generation: &generation };
+            let flow = match self.process(work, &part).await? {
                 Ok(processed) => {
                     self.shared.goes_on();
-                    let needed = Excess::needed(read_bytes(stamped, &part), &processed.sink_batches);
+                    let needed = Excess::needed(read_bytes(&stamped, &part), &processed.sink_batches);
                     match self.line.excess.try_take(needed, room.take()) {
-                        Some(room) => self.emit(stamped, part, processed, room, &mut parts).await,
+                        Some(room) => self.emit(work, part, processed, room, &mut parts).await,
                         None => {
                             drop(processed);
                             parts.again(part);
@@ -100,7 +121,7 @@ impl Transforming {
                         }
                     }
                 }
-                Err(halt) => self.halted(stamped, part, halt, &mut parts).await,
+                Err(halt) => self.halted(work, part, halt, &mut parts).await,
             };
             let is_left = !parts.is_empty() && self.shared.stop.is_cancelled();
             if flow == Flow::Stop || is_left {
@@ -110,15 +131,71 @@ impl Transforming {
         Ok(Flow::GoOn)
     }
 
-    async fn process(&self, stamped: &Arc<Stamped>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
-        let (line, stamped, rows, run) = (Arc::clone(&self.line), Arc::clone(stamped), part.rows.clone(), part.run);
+    /// Goes over to the live generation, where that is another, from a row of the batch on: nothing of it has been written
+    /// yet. Others may have written these records under the old one before this task: then the next epoch beats theirs.
+    /// Whoever goes on after a sudden death knows of it: it stands in the journal before the first write, or else beside
+    /// the committed offset.
+    async fn go_over(&self, stamped: &mut Arc<Stamped>, row: usize) -> Flow {
+        let hand = self.shared.hand();
+        let live = self.line.live.get();
+        if Arc::ptr_eq(&hand.generation, &live) {
+            return Flow::GoOn;
+        }
+        let at = Offset(stamped.source.offsets[row]);
+        let mut next = Hand { from: at, generation: live, epochs: hand.epochs };
+        if !hand.generation.is_same_version(&next.generation) {
+            // Where that would be one epoch too many, it takes over behind what is redelivered.
+            match hand.epochs.above_at_leisure(at.0, self.shared.end_at_start.0) {
+                Ok(epochs) => next.epochs = epochs,
+                Err(_) => return Flow::GoOn,
+            }
+            if self.tell_of(&next, stamped.h_below(row)).await == Flow::Stop {
+                return Flow::Stop;
+            }
+            if next.epochs != hand.epochs {
+                *stamped = Arc::new(stamped.under(next.epochs, row));
+            }
+        }
+        let number = next.generation.number;
+        tracing::debug!(pipeline = %self.line.name, partition = %self.shared.partition, offset = %at, number, "went over");
+        self.shared.hand_over(next);
+        Flow::GoOn
+    }
+
+    /// Makes known who handles the records from an offset on, whose last record below has this write time.
+    async fn tell_of(&self, next: &Hand, h_below: i64) -> Flow {
+        if let Some(journaling) = &self.journaling {
+            journaling.lock().await.handed_over((next.from, h_below), next);
+            return Flow::GoOn;
+        }
+        // Without a journal, what others have begun is finished first.
+        while !self.shared.is_committed_below(next.from) {
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return Flow::Stop,
+                () = tokio::time::sleep(COMMITS_LOOKED_AT_EVERY) => {}
+            }
+        }
+        self.shared.hand_over(next.clone());
+        self.shared.commit(next.from, h_below);
+        while !self.shared.is_committed_below(next.from) {
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return Flow::Stop,
+                () = tokio::time::sleep(COMMITS_LOOKED_AT_EVERY) => {}
+            }
+        }
+        Flow::GoOn
+    }
+
+    async fn process(&self, work: Work<'_>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
+        let (stamped, rows, run) = (Arc::clone(work.stamped), part.rows.clone(), part.run);
+        let generation = Arc::clone(work.generation);
         let (begin, mut begun) = tokio::sync::oneshot::channel();
         let mut running = std::pin::pin!(self.line.compute.run(move || {
             // Nobody may listen any more: a task that was stopped.
             let _ = begin.send(());
             let is_whole = rows.len() == stamped.source.len();
             let batch = if is_whole { Arc::clone(&stamped.source) } else { Arc::new(stamped.source.select(rows)) };
-            line.process(batch, run, &stamped)
+            generation.process(batch, run, &stamped)
         }));
         // Other tasks stand before this one in the queue, and guests have limits of their own. What runs beyond all of
         // them hangs: of that the watchdog is told no longer.
@@ -128,7 +205,7 @@ impl Transforming {
                 biased;
                 processed = &mut running => return processed,
                 _ = &mut begun, if until.is_none() => {
-                    let limit = self.line.chain.wall_limit();
+                    let limit = work.generation.chain.wall_limit();
                     until = Some(Instant::now() + limit);
                     self.shared.note_moved();
                 }
@@ -142,9 +219,10 @@ impl Transforming {
     // ------------------------------------------------------------------------------------- what came to nothing
 
     /// A run came to nothing: the part is cut in two, or held, or its first record given up.
-    async fn halted(&self, stamped: &Arc<Stamped>, mut part: Part, halt: Halt, parts: &mut Parts) -> Flow {
+    async fn halted(&self, work: Work<'_>, mut part: Part, halt: Halt, parts: &mut Parts) -> Flow {
+        let Work { stamped, generation } = work;
         self.shared.note_moved();
-        self.line.trapped(&halt.lost);
+        self.line.trapped(&generation.chain, &halt.lost);
         match halt.reason {
             HaltReason::Split { at } => {
                 let offset = stamped.source.offsets[part.rows.start];
@@ -153,13 +231,13 @@ impl Transforming {
                     "{} records failed together, and are tried in two parts: {}", part.rows.len(), halt.cause
                 );
                 part.failed(halt.lost);
-                self.line.log_lost(&part.lines);
+                self.line.log_lost(&generation.chain, &part.lines);
                 parts.halve(&part, row_of(stamped, at));
                 Flow::GoOn
             }
             HaltReason::Again { origin, .. } if row_of(stamped, origin) > part.rows.start => {
-                self.line.log_lost(&part.lines);
-                self.line.log_lost(&halt.lost.lines);
+                self.line.log_lost(&generation.chain, &part.lines);
+                self.line.log_lost(&generation.chain, &halt.lost.lines);
                 parts.before(&part, row_of(stamped, origin));
                 Flow::GoOn
             }
@@ -170,7 +248,7 @@ impl Transforming {
                 part.asked += u32::from(failure.is_some());
                 match failure {
                     Some(failure) if part.asked >= self.line.errors.retry_attempts => {
-                        self.give_up(stamped, part, failure, parts).await
+                        self.give_up(work, part, failure, parts).await
                     }
                     _ => self.try_again(stamped, part, delay, &halt.cause, parts).await,
                 }
@@ -179,13 +257,13 @@ impl Transforming {
     }
 
     /// The attempts of a part's first record are used up.
-    async fn give_up(&self, stamped: &Arc<Stamped>, part: Part, mut failure: RecordFailure, parts: &mut Parts) -> Flow {
+    async fn give_up(&self, work: Work<'_>, part: Part, mut failure: RecordFailure, parts: &mut Parts) -> Flow {
         self.shared.goes_on();
         let part = parts.give_up_first(part);
         failure.attempts = part.asked;
         let mut processed = Processed::empty();
-        processed.failures.insert(stamped.source.origins[part.rows.start], failure);
-        self.emit(stamped, part, processed, None, parts).await
+        processed.failures.insert(work.stamped.source.origins[part.rows.start], failure);
+        self.emit(work, part, processed, None, parts).await
     }
 
     /// Holds the partition until a part is to be run again.
@@ -204,14 +282,8 @@ impl Transforming {
     /// Hands a part to the sinks and the dead letters, unless its failures pause the pipeline: then nothing of it is
     /// written until the pipeline is resumed. What the breaker held goes through then, or nobody could ever get past
     /// it; a record that may not be passed over is handled anew.
-    async fn emit(
-        &self,
-        stamped: &Arc<Stamped>,
-        part: Part,
-        mut processed: Processed,
-        room: Room,
-        parts: &mut Parts,
-    ) -> Flow {
+    async fn emit(&self, work: Work<'_>, part: Part, mut processed: Processed, room: Room, parts: &mut Parts) -> Flow {
+        let Work { stamped, generation } = work;
         if let Some(hold) = self.shared.hold(&stamped.source, part.rows.len(), &processed.failures) {
             if self.shared.resumed(&hold).await == Flow::Stop {
                 return Flow::Stop;
@@ -222,11 +294,11 @@ impl Transforming {
             }
         }
         keep_lines(&part, &mut processed);
-        self.account(&part, &processed);
+        self.account(generation, &part, &processed);
         if self.line.errors.poison == Poison::Skip {
             for (_, failure) in std::mem::take(&mut processed.failures) {
                 self.line.meters.skipped(&failure.stage, &failure.code, 1);
-                self.line.log_lost(&failure.lines);
+                self.line.log_lost(&generation.chain, &failure.lines);
             }
         }
         if let Some(journaling) = &self.journaling {
@@ -235,7 +307,7 @@ impl Transforming {
                 return Flow::Stop;
             }
         }
-        let writing = Writing::begin(&self.shared, stamped, processed.sink_batches, processed.failures).await;
+        let writing = Writing::begin(&self.shared, work, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
     }
@@ -255,7 +327,7 @@ impl Transforming {
     }
 
     /// Counts a part.
-    fn account(&self, part: &Part, processed: &Processed) {
+    fn account(&self, generation: &Generation, part: &Part, processed: &Processed) {
         let mut with_output = vec![false; part.rows.end];
         let written = processed.sink_batches.iter().flat_map(|(_, batch)| batch.rows.iter().map(|row| row.origin));
         for origin in written.chain(processed.failures.keys().copied()) {
@@ -265,7 +337,7 @@ impl Transforming {
         }
         let without = with_output.iter().skip(part.rows.start).filter(|has| !**has).count() as u64;
         let passed_over: u64 = processed.chain.skipped.values().sum();
-        self.line.account(&processed.chain, without.saturating_sub(passed_over));
+        self.line.account(&generation.chain, &processed.chain, without.saturating_sub(passed_over));
     }
 
     /// Tells the tracker how many outputs each record of a part has.

@@ -85,6 +85,12 @@ pub fn write_time(h: i64, epoch: u8) -> WriteTime {
     WriteTime(h + i64::from(epoch.min(EPOCH_MAX)))
 }
 
+/// The `h` of a record that has this write time.
+#[must_use]
+pub fn h_of(write_time: WriteTime) -> i64 {
+    write_time.0 - write_time.0.rem_euclid(STEP_US)
+}
+
 fn round_up(h: i64) -> i64 {
     let over = h.rem_euclid(STEP_US);
     if over == 0 { h } else { h.saturating_add(STEP_US - over) }

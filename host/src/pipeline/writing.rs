@@ -14,9 +14,11 @@ use tokio::time::Instant;
 
 use super::chain::{RecordFailure, Run};
 use super::gate::PausedBy;
+use super::generation::Generation;
 use super::line::Stamped;
 use super::masking::mask_failure;
 use super::shared::{Flow, Shared};
+use super::transforming::Work;
 use super::{DeadLetter, Pending, RowFailure};
 use crate::config::Poison;
 use crate::record::{Offset, SinkBatch};
@@ -32,6 +34,7 @@ pub(super) struct Writing {
 struct Outputs {
     shared: Arc<Shared>,
     stamped: Arc<Stamped>,
+    generation: Arc<Generation>,
     /// By origin: how many outputs it has, rows and dead letters; one for each record of the batch.
     by_origin: Vec<u32>,
 }
@@ -59,19 +62,19 @@ impl Writing {
     /// Hands rows to the sinks, in order; waits where one is full.
     pub(super) async fn begin(
         shared: &Arc<Shared>,
-        stamped: &Arc<Stamped>,
+        work: Work<'_>,
         batches: Vec<(usize, SinkBatch)>,
         failures: BTreeMap<u32, RecordFailure>,
     ) -> Self {
+        let (stamped, generation) = (Arc::clone(work.stamped), Arc::clone(work.generation));
         let mut by_origin = vec![0; stamped.source.len()];
         let rows = batches.iter().flat_map(|(_, batch)| batch.rows.iter().map(|row| row.origin));
         for origin in failures.keys().copied().chain(rows) {
             by_origin[origin as usize] += 1;
         }
-        let letters =
-            failures.into_iter().map(|(origin, failure)| letter(shared, stamped, origin, failure, false)).collect();
+        let outputs = Outputs { shared: Arc::clone(shared), stamped, generation, by_origin };
+        let letters = failures.into_iter().map(|(origin, failure)| outputs.letter(origin, failure, false)).collect();
         let accepted = accept(shared, batches).await;
-        let outputs = Outputs { shared: Arc::clone(shared), stamped: Arc::clone(stamped), by_origin };
         Self { accepted, letters, outputs }
     }
 
@@ -132,7 +135,7 @@ impl Outputs {
         } else {
             let letter = |(origin, refusal): (u32, Refusal)| {
                 let partial = refusal.rows < self.of(origin);
-                letter(&self.shared, &self.stamped, origin, refusal.failure, partial)
+                self.letter(origin, refusal.failure, partial)
             };
             dead_letters(&self.shared, refused.into_iter().map(letter).collect()).await;
         }
@@ -144,8 +147,8 @@ impl Outputs {
     async fn write_again(&self, refused: Refused) -> Refused {
         let outputs: BTreeSet<usize> = refused.values().flat_map(|refusal| refusal.outputs.iter().copied()).collect();
         let rows: Vec<usize> = refused.keys().map(|origin| *origin as usize).collect();
-        let (line, stamped) = (Arc::clone(&self.shared.line), Arc::clone(&self.stamped));
-        let work = move || line.process(Arc::new(stamped.source.select(rows)), Run::default(), &stamped);
+        let (generation, stamped) = (Arc::clone(&self.generation), Arc::clone(&self.stamped));
+        let work = move || generation.process(Arc::new(stamped.source.select(rows)), Run::default(), &stamped);
         match self.shared.line.compute.run(work).await {
             Ok(Ok(mut processed)) if processed.failures.is_empty() => {
                 processed.sink_batches.retain(|(at, _)| outputs.contains(at));
@@ -153,6 +156,35 @@ impl Outputs {
             }
             // A plugin fails now that did not: the refusal stands, and holds the pipeline as before.
             _ => refused,
+        }
+    }
+
+    /// The dead letter of a record. It has one at most, whoever failed it and however often it is read: its id names the
+    /// record.
+    fn letter(&self, origin: u32, failure: RecordFailure, partial: bool) -> DeadLetter {
+        let Self { shared, stamped, generation, .. } = self;
+        let (row, source, line) = (origin as usize, &stamped.source, &shared.line);
+        let offset = Offset(source.offsets[row]);
+        DeadLetter {
+            pipeline: line.name.clone(),
+            source: source.source.clone(),
+            offset,
+            timestamp_ms: source.timestamp_ms(row),
+            key: source.keys.get(row).map(<[u8]>::to_vec),
+            value: source.values.get(row).map(<[u8]>::to_vec),
+            headers: source.headers.get(row).unwrap_or_default().to_vec(),
+            stage: failure.stage,
+            code: failure.code,
+            message: failure.message,
+            backtrace: failure.backtrace,
+            logs: failure.lines.iter().map(|lost| lost.marked(generation.chain.step_name(lost.step))).collect(),
+            digests: generation.digests.clone(),
+            attempts: failure.attempts,
+            write_time: stamped.write_times[row],
+            partial,
+            id: format!("{}/{}/{offset}/dead-letter", source.source.topic, source.source.partition),
+            redrives: 0,
+            at_ms: Some(line.clock.now_ms()),
         }
     }
 }
@@ -176,7 +208,7 @@ async fn answers(shared: &Shared, accepted: Vec<Accepted>) -> Refused {
         let written = answer.await;
         // A slow sink that answers is no task that hangs.
         shared.note_moved();
-        let name = &shared.line.outputs[output].encoder.name;
+        let name = &shared.line.outputs[output].name;
         let durable = origins.len().saturating_sub(written.failures.len()) as u64;
         let durable = durable.saturating_sub(written.expired);
         shared.line.meters.written(name, durable, written.bytes, written.expired, began.elapsed());
@@ -184,7 +216,7 @@ async fn answers(shared: &Shared, accepted: Vec<Accepted>) -> Refused {
     });
     let mut refused = Refused::new();
     for (output, origins, failures) in join_all(answered).await {
-        let stage = format!("sink:{}", shared.line.outputs[output].encoder.name);
+        let stage = format!("sink:{}", shared.line.outputs[output].name);
         for RowFailure { row, code, message } in failures {
             let refusal = refused.entry(origins[row]).or_insert_with(|| Refusal {
                 failure: RecordFailure::new(&stage, &code, &message),
@@ -210,33 +242,5 @@ async fn dead_letters(shared: &Shared, letters: Vec<DeadLetter>) {
     shared.line.dead_letters.write(letters).await;
     for (stage, code) in codes {
         shared.line.meters.dead_letter(&stage, &code);
-    }
-}
-
-/// The dead letter of a record. It has one at most, whoever failed it and however often it is read: its id names the
-/// record.
-fn letter(shared: &Shared, stamped: &Stamped, origin: u32, failure: RecordFailure, partial: bool) -> DeadLetter {
-    let (row, source, line) = (origin as usize, &stamped.source, &shared.line);
-    let offset = Offset(source.offsets[row]);
-    DeadLetter {
-        pipeline: line.name.clone(),
-        source: source.source.clone(),
-        offset,
-        timestamp_ms: source.timestamp_ms(row),
-        key: source.keys.get(row).map(<[u8]>::to_vec),
-        value: source.values.get(row).map(<[u8]>::to_vec),
-        headers: source.headers.get(row).unwrap_or_default().to_vec(),
-        stage: failure.stage,
-        code: failure.code,
-        message: failure.message,
-        backtrace: failure.backtrace,
-        logs: failure.lines.iter().map(|lost| lost.marked(line.chain.step_name(lost.step))).collect(),
-        digests: line.digests.clone(),
-        attempts: failure.attempts,
-        write_time: stamped.write_times[row],
-        partial,
-        id: format!("{}/{}/{offset}/dead-letter", source.source.topic, source.source.partition),
-        redrives: 0,
-        at_ms: Some(line.clock.now_ms()),
     }
 }

@@ -41,9 +41,10 @@ impl Supervisor {
 }
 
 pub(super) fn blocked(line: &Line) -> Vec<BlockedOutput> {
-    let outputs = line.outputs.iter().filter_map(|output| {
-        output.sink.blocked().map(|cause| BlockedOutput { output: output.encoder.name.clone(), cause })
-    });
+    let outputs = line
+        .outputs
+        .iter()
+        .filter_map(|output| output.sink.blocked().map(|cause| BlockedOutput { output: output.name.clone(), cause }));
     let letters = line.dead_letters.blocked().map(|cause| BlockedOutput { output: "dead letters".to_owned(), cause });
     let journal = line.journal.as_ref().and_then(|journal| journal.blocked());
     let journal = journal.map(|cause| BlockedOutput { output: "journal".to_owned(), cause });
@@ -140,7 +141,7 @@ fn gauges(line: &Line, status: &PipelineStatus) {
     telemetry.gauge(Metric::Paused, &[pipeline], f64::from(status.state == PipelineState::Paused));
     telemetry.gauge(Metric::SourceBlocked, &[pipeline], f64::from(status.source_blocked.is_some()));
     for output in &line.outputs {
-        let is_blocked = status.blocked.iter().any(|blocked| blocked.output == output.encoder.name);
-        telemetry.gauge(Metric::SinkBlocked, &[pipeline, ("output", &output.encoder.name)], f64::from(is_blocked));
+        let is_blocked = status.blocked.iter().any(|blocked| blocked.output == output.name);
+        telemetry.gauge(Metric::SinkBlocked, &[pipeline, ("output", &output.name)], f64::from(is_blocked));
     }
 }

@@ -14,14 +14,14 @@ use pelton::clock::SystemClock;
 use pelton::config::{ErrorSettings, Format, KafkaConnection, Mask, OnLost, Poison, SourceSettings, Start, Tombstones};
 use pelton::kafka::{KafkaSource, SourceOptions};
 use pelton::memory::{MemoryLog, MemoryRanges, MemoryTransform, Step};
-use pelton::pipeline::chain::Chain;
 use pelton::pipeline::compute::Compute;
 use pelton::pipeline::discard::DiscardLetters;
-use pelton::pipeline::encode::{Encoder, OutputEncoder};
 use pelton::pipeline::excess::Excess;
 use pelton::pipeline::gate::Gate;
+use pelton::pipeline::generation::{Generation, Live, Outlet, Spec};
 use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
+use pelton::pipeline::tap::Tap;
 use pelton::pipeline::{BatchLimits, Pending, Sink, SubscribedParts, Subscription, Transform, Wants, Written};
 use pelton::record::SinkBatch;
 use pelton::status::{Commands, StatusBoard};
@@ -125,17 +125,22 @@ fn line(topic: &str, made_bytes: usize, sink: StoppedSink) -> Result<Line, Failu
     let subscription = Subscription { parts, ..Subscription::default() };
     let inflate = MemoryTransform::new("inflate", subscription, move |_| Step::Replace(vec![b'x'; made_bytes]));
     let steps: Vec<Arc<dyn Transform>> = vec![Arc::new(inflate)];
-    let set_fields = vec![Vec::new()];
-    let encoder = Arc::new(Encoder { format: Format::Bytes, set_fields: set_fields.clone() });
-    let output = LineOutput {
-        encoder: OutputEncoder::new("default", sink.wants(), &Tombstones::Skip, &set_fields),
-        sink: Arc::new(sink),
+    let outlet = Outlet { name: "default", wants: sink.wants(), tombstones: &Tombstones::Skip };
+    let spec = Spec {
+        number: 1,
+        format: Format::Bytes,
+        outputs: vec![outlet],
+        configuration: "0".to_owned(),
+        mask: Mask::default(),
+        tap: Tap::default(),
     };
+    let live = Live::begin(Generation::new(&steps, spec));
+    let output = LineOutput { name: "default".to_owned(), sink: Arc::new(sink) };
     Ok(Line {
         name: topic.to_owned(),
         topics: vec![topic.to_owned()],
-        chain: Chain::new(&steps, Arc::clone(&encoder)),
-        encoder,
+        live,
+        tap: Tap::default(),
         outputs: vec![output],
         dead_letters: Arc::new(DiscardLetters),
         compute: Compute::start(THREADS)?,
@@ -146,8 +151,6 @@ fn line(topic: &str, made_bytes: usize, sink: StoppedSink) -> Result<Line, Failu
         mask: Mask::default(),
         breaker: None,
         meters: Meters::new(topic, &Telemetry::new()),
-        digests: Vec::new(),
-        configuration: "0".to_owned(),
         timestamp_floor: 0,
         excess: Excess::default(),
         journal: None,

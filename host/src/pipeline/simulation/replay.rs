@@ -36,7 +36,8 @@ impl World {
 
     async fn plan(&self, line: &Line, partition: &TopicPartition, from: i64, until: i64) -> Result<Part, Reason> {
         let ranges = MemoryRanges::of(&self.log);
-        let wanted = Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: false };
+        let live = line.live.get();
+        let wanted = Wanted { digests: &live.digests, configuration: &live.configuration, may_differ: false };
         let entries = self.journal.entries().into_iter().filter(|entry| entry.is_of(partition)).collect();
         let pages = Pages { entries, unreadable: Vec::new() };
         let extent = ranges.extent(partition).await.unwrap();
@@ -264,7 +265,8 @@ async fn a_replay_refuses_what_could_not_be_exact() {
 
     let pages = Pages { entries: world.journal.entries(), unreadable: Vec::new() };
     let mut extent = MemoryRanges::of(&world.log).extent(partition).await.unwrap();
-    let wanted = Wanted { digests: &line.digests, configuration: &line.configuration, may_differ: false };
+    let live = line.live.get();
+    let wanted = Wanted { digests: &live.digests, configuration: &live.configuration, may_differ: false };
     let plan = |extent: &_, pages: &Pages| {
         plan(partition, (Offset(20), Offset(30)), extent, pages.clone(), wanted).map(drop).map_err(|no| no.reason)
     };

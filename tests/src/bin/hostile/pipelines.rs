@@ -8,13 +8,13 @@ use std::time::Duration;
 use pelton::clock::{Clock, SystemClock};
 use pelton::config::{ErrorSettings, Format, Limits, Poison, Tombstones};
 use pelton::memory::{MemoryDeadLetters, MemoryGroup, MemoryLog, MemoryRanges, MemoryRecord, MemorySink};
-use pelton::pipeline::chain::Chain;
 use pelton::pipeline::compute::Compute;
-use pelton::pipeline::encode::{Encoder, OutputEncoder};
 use pelton::pipeline::excess::Excess;
 use pelton::pipeline::gate::Gate;
+use pelton::pipeline::generation::{Generation, Live, Outlet, Spec};
 use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
+use pelton::pipeline::tap::Tap;
 use pelton::pipeline::{BatchLimits, Sink, Source, Transform};
 use pelton::plugin::cases::{self, Problem};
 use pelton::plugin::{Capability, LoadError, Runtime, WasmTransform};
@@ -131,20 +131,28 @@ impl Pipeline {
         let letters = MemoryDeadLetters::new();
         let mut sinks = BTreeMap::from([("default".to_owned(), MemorySink::records())]);
         sinks.extend(transform.subscription().routes.iter().map(|route| (route.clone(), MemorySink::records())));
-        let set_fields = vec![transform.subscription().set_fields.clone()];
-        let digests = vec![transform.digest().short()];
         let steps: Vec<Arc<dyn Transform>> = vec![Arc::new(transform)];
-        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: set_fields.clone() });
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let output = |(name, sink): (&String, &MemorySink)| LineOutput {
-            encoder: OutputEncoder::new(name, sink.wants(), &Tombstones::Reject, &set_fields),
-            sink: Arc::new(sink.clone()),
+        let outlets = sinks.iter().map(|(name, sink)| {
+            let wants = sink.wants();
+            Outlet { name, wants, tombstones: &Tombstones::Reject }
+        });
+        let spec = Spec {
+            number: 1,
+            format: Format::Json,
+            outputs: outlets.collect(),
+            configuration: "0".to_owned(),
+            mask: pelton::config::Mask::default(),
+            tap: Tap::default(),
         };
+        let live = Live::begin(Generation::new(&steps, spec));
+        let output =
+            |(name, sink): (&String, &MemorySink)| LineOutput { name: name.clone(), sink: Arc::new(sink.clone()) };
         let line = Line {
             name: name.to_owned(),
             topics: vec![name.to_owned()],
-            chain: Chain::new(&steps, Arc::clone(&encoder)),
-            encoder,
+            live,
+            tap: Tap::default(),
             outputs: sinks.iter().map(output).collect(),
             dead_letters: Arc::new(letters.clone()),
             compute: compute.clone(),
@@ -155,8 +163,6 @@ impl Pipeline {
             mask: pelton::config::Mask::default(),
             breaker: None,
             meters: Meters::new(name, &Telemetry::new()),
-            digests,
-            configuration: "0".to_owned(),
             timestamp_floor: 0,
             excess: Excess::default(),
             journal: None,
