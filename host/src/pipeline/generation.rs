@@ -5,7 +5,7 @@
 //! so that a record is handled by one generation from its first step to its last sink.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -13,10 +13,11 @@ use super::chain::{Chain, ChainOutput, Halt, RecordFailure, Run};
 use super::encode::{self, Encoder, Origins, OutputEncoder, Stage};
 use super::line::Stamped;
 use super::masking::{mask_halt, mask_processed};
+use super::probation::Probation;
 use super::tap::Tap;
 use super::{OutOp, OutRow, Transform, Wants};
 use crate::config::{Format, Mask, Tombstones};
-use crate::record::{Batch, OutputField, SinkBatch};
+use crate::record::{Batch, Offset, OutputField, SinkBatch, TopicPartition};
 
 /// The steps of a pipeline under one configuration.
 pub struct Generation {
@@ -28,9 +29,13 @@ pub struct Generation {
     pub digests: Vec<String>,
     /// Short digest of its configuration.
     pub configuration: String,
+    /// Holds it against the one before, while it is new.
+    pub probation: Option<Probation>,
     encoder: Arc<Encoder>,
     outputs: Vec<OutputEncoder>,
     mask: Mask,
+    /// What it has handled, by partition: the first record, and one past the last.
+    handled: Mutex<BTreeMap<TopicPartition, (Offset, Offset)>>,
 }
 
 /// What a generation is made of, beside its steps.
@@ -93,9 +98,32 @@ impl Generation {
             chain: Chain::new(steps, Arc::clone(&encoder)).with_tap(spec.tap),
             digests: steps.iter().map(|transform| transform.digest().short()).collect(),
             configuration: spec.configuration,
+            probation: None,
             encoder,
             outputs,
             mask: spec.mask,
+            handled: Mutex::default(),
+        }
+    }
+
+    /// The same generation, held against the one before.
+    #[must_use]
+    pub fn on(self, probation: Probation) -> Self {
+        Self { probation: Some(probation), ..self }
+    }
+
+    /// What it has handled in this process, by partition: the first record, and one past the last.
+    #[must_use]
+    pub fn handled(&self) -> BTreeMap<TopicPartition, (Offset, Offset)> {
+        self.handled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It has handled these records; its rows are about to be written.
+    pub(super) fn note_handled(&self, partition: &TopicPartition, (from, until): (Offset, Offset)) {
+        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        match handled.get_mut(partition) {
+            Some(range) => *range = (range.0.min(from), range.1.max(until)),
+            None => drop(handled.insert(partition.clone(), (from, until))),
         }
     }
 
@@ -192,5 +220,17 @@ impl Live {
     pub fn put(&self, generation: Arc<Generation>) {
         generation.chain.tell_tap();
         self.0.send_replace(generation);
+    }
+
+    /// Puts the one before back in the place of one that is not good enough, if that is still live.
+    pub fn put_back(&self, from: &Arc<Generation>, to: &Arc<Generation>) {
+        self.0.send_if_modified(|live| {
+            let is_live = Arc::ptr_eq(live, from);
+            if is_live {
+                to.chain.tell_tap();
+                *live = Arc::clone(to);
+            }
+            is_live
+        });
     }
 }

@@ -23,6 +23,7 @@ pub mod line;
 mod masking;
 pub mod meters;
 pub mod parts;
+pub mod probation;
 pub mod ranges;
 pub mod redrive;
 pub mod replay;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::chain::{Halt, HaltReason, RecordFailure};
+use super::chain::{Halt, HaltReason, RecordFailure, Run};
 use super::compute::Panicked;
 use super::excess::{Excess, Room};
 use super::gate::PausedBy;
@@ -18,6 +18,7 @@ use super::generation::{Generation, Processed};
 use super::journaling::Journaling;
 use super::line::{Line, Stamped};
 use super::parts::{Part, Parts};
+use super::probation::Made;
 use super::shared::{Flow, Hand, Shared, WATCHDOG_TOLD_EVERY};
 use super::stamping::{Inexact, NewWall, Stamper};
 use super::task::{TaskError, Write};
@@ -284,6 +285,10 @@ impl Transforming {
     /// it; a record that may not be passed over is handled anew.
     async fn emit(&self, work: Work<'_>, part: Part, mut processed: Processed, room: Room, parts: &mut Parts) -> Flow {
         let Work { stamped, generation } = work;
+        if self.is_breach(work, &part, &processed).await {
+            parts.anew(&part);
+            return Flow::GoOn;
+        }
         if let Some(hold) = self.shared.hold(&stamped.source, part.rows.len(), &processed.failures) {
             if self.shared.resumed(&hold).await == Flow::Stop {
                 return Flow::Stop;
@@ -307,9 +312,35 @@ impl Transforming {
                 return Flow::Stop;
             }
         }
+        let offsets = &stamped.source.offsets[part.rows.clone()];
+        if let [first, ..] = offsets
+            && let [.., last] = offsets
+        {
+            generation.note_handled(&self.shared.partition, (Offset(*first), Offset(last + 1)));
+        }
         let writing = Writing::begin(&self.shared, work, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
+    }
+
+    /// Holds a generation that has just gone live against the one before it, on this part. Where it is not good enough, the
+    /// one before is live again, and runs this part anew: nothing of it has been written.
+    async fn is_breach(&self, work: Work<'_>, part: &Part, processed: &Processed) -> bool {
+        let Some(probation) = work.generation.probation.as_ref().filter(|probation| probation.is_open()) else {
+            return false;
+        };
+        let Some(before) = probation.before() else { return false };
+        let made = Made::of(processed, part.rows.len());
+        if !probation.wants(&made) {
+            return false;
+        }
+        let same = Part { run: Run::default(), ..part.clone() };
+        // Where the one before comes to nothing, or Pelton itself is at fault, there is nothing to compare with.
+        let Ok(Ok(again)) = self.process(Work { generation: &before, ..work }, &same).await else { return false };
+        let Some(cause) = probation.compare(&made, &Made::of(&again, part.rows.len())) else { return false };
+        tracing::error!(pipeline = %self.line.name, generation = work.generation.number, "rolled back: {cause}");
+        self.line.live.put_back(work.generation, &before);
+        true
     }
 
     /// Waits for room for rows that are larger than their records; none where the task is stopped. Others hold what is

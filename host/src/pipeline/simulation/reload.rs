@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::journal::{Reason, Timeline};
+use super::super::probation::{Probation, Rules};
 use super::*;
 use crate::memory::OwnedCell;
 
@@ -187,6 +188,34 @@ async fn who_wrote_beyond_the_committed_offset_is_beaten_even_by_the_version_tha
     assert_eq!(world.assert_history_holds(0), BTreeSet::from([7]));
     let epochs: Vec<i64> = world.table.rows(NOW_MS).iter().map(|row| row.cells["a"].1.0 % 10).collect();
     assert_eq!(epochs, [0, 0, 0, 1, 1, 1]);
+}
+
+/// A version that traps on every record goes live while records flow: the one before is back at once, and handles what it
+/// could not.
+#[tokio::test]
+async fn a_version_that_traps_is_rolled_back_by_itself() {
+    let world = world(2);
+    let daemon = world.start_with(&stamping(1), Duration::from_secs(5));
+    (0..100).for_each(|n| world.append_placed(n % 2, NOW_MS));
+    eventually("the first are done", || world.is_done()).await;
+    let good = daemon.line.live.get();
+    let traps: Vec<Arc<dyn Transform>> =
+        vec![Arc::new(doubler().with_digest(digest_of(2)).trap_on(b"n", TrapKind::Trap))];
+    let probation = Probation::after(Arc::clone(&good), Rules::default());
+    let bad = Arc::new(world.generation(2, &traps).on(probation));
+    daemon.line.live.put(Arc::clone(&bad));
+    (0..200).for_each(|n| world.append_placed(n % 2, NOW_MS));
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(Arc::ptr_eq(&daemon.line.live.get(), &good));
+    let cause = bad.probation.as_ref().expect("it has one").breached().await;
+    assert!(cause.contains("trapped or ran into a limit, which the generation before handled"), "{cause}");
+    assert!(daemon.stop().await);
+    // What had failed before it was too much: its dead letters say so, and the rollback names the range.
+    let letters = world.letters.letters().len();
+    assert!((1..=4).contains(&letters), "{letters}");
+    assert!(!bad.handled().is_empty());
+    assert_eq!(world.versions().len() + letters, 300);
+    assert!(world.versions().values().all(|version| *version == 1));
 }
 
 /// What an earlier task of the same version may have written is redelivered, and another version takes over in its middle.
