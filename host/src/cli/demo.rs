@@ -19,6 +19,8 @@ use crate::telemetry::init_logging_to;
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
 const RATE_FOREVER: u32 = 200;
+/// What the Kafka client says is logged under this.
+const CLIENT: &str = "pelton::kafka";
 /// How often a plain line is written where there is no terminal.
 const PLAIN_LINE: Duration = Duration::from_secs(5);
 /// And how soon another where what is waited for changes.
@@ -116,7 +118,14 @@ pub(super) fn run(args: Args) -> Outcome {
 /// What the daemon says: of a project that is somebody's own, as its `log:` wants it.
 fn log_settings(directory: &Directory) -> LogSettings {
     match directory {
-        Directory::Existing(dir) => config::read(dir, &ProcessEnvironment).settings.log,
+        Directory::Existing(dir) => {
+            let mut log = config::read(dir, &ProcessEnvironment).settings.log;
+            // The broker is the demo's own, and gone before the last of its clients.
+            if !log.level.contains(CLIENT) {
+                log.level.push_str(&format!(",{CLIENT}=error"));
+            }
+            log
+        }
         Directory::Keep(_) | Directory::Temporary => LogSettings { json: false, level: "error".into() },
     }
 }

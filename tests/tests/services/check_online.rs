@@ -79,14 +79,18 @@ async fn a_column_that_does_not_fit_and_a_small_dead_letter_topic_are_named() {
         );
         let problems = ask(&settings(), &pipeline).await;
         let mut found = places(&problems);
-        found.sort_unstable_by_key(|(line, ..)| *line);
+        found.sort_by_key(|(line, ..)| *line);
         let expected = [
             (8, "outputs.default.cassandra.table", Severity::Error),
+            (8, "outputs.default.cassandra.table", Severity::Warning),
             (11, "dead_letters.kafka.topic", Severity::Warning),
         ];
         assert_eq!(found, expected, "{problems:?}");
         let column = problems.iter().find(|problem| problem.is_error()).expect("found above");
         assert!(column.found.contains("total_cents") && column.found.contains("boolean"), "{column}");
+        let dropped = problems.iter().find(|problem| problem.line == 8 && !problem.is_error()).expect("found above");
+        let words = "sets 15 fields (`customer_id`, `country`, ";
+        assert!(dropped.found.contains(words) && dropped.remedy.contains("`ignore: others`"), "{dropped}");
     })
     .await;
     source.delete().await;
