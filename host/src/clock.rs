@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// Wall time in milliseconds since 1970-01-01T00:00:00Z.
 pub trait Clock: Send + Sync {
@@ -21,6 +22,12 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
     }
+}
+
+/// How long something took, for people and their programs: seconds, to the millisecond.
+#[must_use]
+pub fn seconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// A clock that moves only when it is told to.

@@ -5,6 +5,7 @@
 //! nothing here touches a task.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub struct ProcessStatus {
     pub version: String,
     /// The process's id.
     pub pid: u32,
+    /// The directory of its project, without links; none where it runs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// Since when, milliseconds since the Unix epoch.
     pub started_ms: i64,
     /// What it is doing.
@@ -246,12 +250,23 @@ impl StatusBoard {
         let current = ProcessStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            project: None,
             started_ms,
             phase: Phase::Starting,
             pipelines: Vec::new(),
         };
         let board = Board { current: Arc::new(current), history: VecDeque::new() };
         Self { inner: Arc::new(RwLock::new(board)), reached_by: None }
+    }
+
+    /// The same, of a process that runs this project.
+    #[must_use]
+    pub fn of_project(self, dir: &Path) -> Self {
+        {
+            let mut board = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+            board.current = Arc::new(ProcessStatus { project: Some(project_name(dir)), ..(*board.current).clone() });
+        }
+        self
     }
 
     /// The same, for commands that people are told: `arguments` lead them to this process, from wherever they are typed.
@@ -301,6 +316,12 @@ impl StatusBoard {
     pub fn read(&self) -> Arc<ProcessStatus> {
         Arc::clone(&self.inner.read().unwrap_or_else(PoisonError::into_inner).current)
     }
+}
+
+/// A project as processes tell it to each other: the text of its directory, without links.
+#[must_use]
+pub fn project_name(dir: &Path) -> String {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).to_string_lossy().into_owned()
 }
 
 fn totals_of(pipeline: &PipelineStatus) -> (u64, u64) {

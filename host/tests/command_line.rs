@@ -91,3 +91,36 @@ fn a_daemon_is_asked_by_the_name_of_this_machine_too() {
     let output = pelton(dir.path(), &["status", "--admin", &format!("localhost:{}", nobody.port())]);
     assert_eq!(output.status.code(), Some(3), "nobody answers there: {output:?}");
 }
+
+#[test]
+fn a_daemon_of_another_project_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let settings = format!("kafka: {{ brokers: a:1 }}\nadmin: {{ listen: {address} }}\n");
+    std::fs::write(dir.path().join("pelton.yaml"), settings).expect("a fresh file");
+    std::thread::spawn(move || {
+        let body =
+            r#"{"version":"0.1.0","pid":7,"project":"/srv/other","started_ms":0,"phase":"running","pipelines":[]}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut head).expect("a request");
+            std::io::Write::write_all(&mut stream, answer.as_bytes()).expect("the answer goes out");
+        }
+    });
+    let here = dir.path().canonicalize().expect("it is there");
+    for arguments in [&["status"][..], &["status", "--ready"], &["pause", "p"], &["resume", "p"], &["tap", "p"]] {
+        let output = pelton(dir.path(), arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        let wanted =
+            format!("no daemon of {} answers: at {address} is that of another project, /srv/other;", here.display());
+        assert!(told.contains(&wanted), "{arguments:?}: {told}");
+    }
+    // Who names the address means whoever is there.
+    let output = pelton(dir.path(), &["status", "--admin", &address.to_string()]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("\nproject /srv/other\n"), "{output:?}");
+}

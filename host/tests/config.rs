@@ -173,3 +173,37 @@ fn every_example_is_valid() {
     }
     assert!(count >= 4, "{count} examples");
 }
+
+#[test]
+fn a_plugin_that_is_older_than_its_source_is_told_of() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let plugin = dir.path().join("plugins/sets");
+    std::fs::create_dir_all(plugin.join("src")).expect("a fresh directory");
+    std::fs::create_dir(dir.path().join("pipelines")).expect("a fresh directory");
+    std::fs::write(dir.path().join("pelton.yaml"), "kafka: { brokers: a:1 }\nmemory: 1 TiB\n").expect("a fresh file");
+    let pipeline =
+        "source: { kafka: { topics: [t] } }\nsteps:\n  - plugin: sets\noutputs: { default: { discard: true } }\n";
+    std::fs::write(dir.path().join("pipelines/p.yaml"), pipeline).expect("a fresh file");
+    let text = include_str!("config/tables/plugins/sets.wat");
+    let artifact = plugin.join("sets.wasm");
+    std::fs::write(&artifact, support::encode("case", &support::complete(text), None)).expect("a fresh file");
+    let source = plugin.join("src/lib.rs");
+    std::fs::write(&source, "").expect("a fresh file");
+    let built = std::fs::metadata(&artifact).and_then(|about| about.modified()).expect("a time");
+    let check = |changed: std::time::SystemTime| {
+        let opened = std::fs::File::options().append(true).open(&source).expect("it is there");
+        opened.set_modified(changed).expect("touched");
+        let run = Command::new(env!("CARGO_BIN_EXE_pelton")).arg("check").current_dir(&dir).output();
+        let run = run.expect("pelton runs");
+        assert_eq!(run.status.code(), Some(0), "it runs all the same: {run:?}");
+        String::from_utf8(run.stdout).expect("text")
+    };
+    let hour = std::time::Duration::from_secs(3600);
+    let told = check(built + hour);
+    let warning = "pipelines/p.yaml:3:5: warning: steps[0].plugin: the plugin `sets` was built from another source: \
+                   plugins/sets/sets.wasm is older than plugins/sets/src/lib.rs\n    build it anew: pelton plugin build \
+                   plugins/sets\n";
+    assert!(told.starts_with(warning), "{told}");
+    let told = check(built - hour);
+    assert!(!told.contains("warning"), "{told}");
+}

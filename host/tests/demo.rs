@@ -72,6 +72,34 @@ fn a_kept_project_runs_again_with_its_changes() {
 }
 
 #[test]
+fn a_kept_project_is_warned_of_what_is_dropped_as_loudly_as_its_log_wants() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shop = dir.path().join("shop");
+    let path = shop.to_str().expect("a plain path");
+    keep(&shop);
+    fs::remove_file(shop.join("shop.db")).expect("the tables are there");
+    change(&shop.join("pipelines/orders.yaml"), "coupon: text", "coupno: text");
+    let warning = "warning: outputs.default.sqlite.create.columns: the plugin `shop-orders` sets `coupon`, for which the \
+                   table orders has no column: it is dropped; did you mean the column `coupno`?";
+    let said = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = said(demo(&[path, "--seconds", "1"]));
+    assert_eq!(told.matches(warning).count(), 1, "{told}");
+    // Of a table that the files do not describe, the start finds out.
+    let file = shop.join("pipelines/orders.yaml");
+    let text = fs::read_to_string(&file).expect("the file is there");
+    let (before, create) = text.split_once("      create:\n").expect("the table is made");
+    let (_, after) = create.split_once("key: [order_id]\n").expect("it has a key");
+    fs::write(&file, format!("{before}{after}")).expect("the file can be written");
+    let told = said(demo(&[path, "--seconds", "1"]));
+    let warning =
+        "pipelines/orders.yaml:16:7: warning: outputs.default.sqlite.table: the plugin `shop-orders` sets `coupon`";
+    assert_eq!(told.matches(warning).count(), 1, "{told}");
+    change(&shop.join("pelton.yaml"), "level: warn", "level: error");
+    let told = said(demo(&[path, "--seconds", "1"]));
+    assert!(!told.contains("warning"), "{told}");
+}
+
+#[test]
 fn another_pipeline_may_stand_beside_the_demos_own() {
     let dir = tempfile::tempdir().expect("a directory");
     let shop = dir.path().join("shop");

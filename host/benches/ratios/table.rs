@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use pelton::cassandra::{CassandraSink, connect};
 use pelton::clock::SystemClock;
-use pelton::config::{CassandraConnection, Consistency, TableOutput, Tombstones};
+use pelton::config::{CassandraConnection, Consistency, Ignored, TableOutput, Tombstones};
 use pelton::pipeline::{Sink as _, Wants};
 use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
 use scylla::client::session::Session;
@@ -87,6 +87,7 @@ impl Bench {
             columns: BTreeMap::new(),
             ttl: None,
             tombstones: Tombstones::Reject,
+            ignore: Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: None,

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::view::{PipelineAnswer, Problem, SeekRequest};
 use crate::pipeline::tap::{Sight, Wish};
 use crate::shell;
-use crate::status::{ProcessStatus, SeekAnswer};
+use crate::status::{ProcessStatus, SeekAnswer, project_name};
 
 /// How long to wait for a connection and for plain reads.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub struct AdminClient {
     address: SocketAddr,
     /// The command that starts a daemon there.
     start: String,
+    /// Whose daemon should answer, where that is known.
+    project: Option<String>,
     agent: ureq::Agent,
 }
 
@@ -54,6 +56,19 @@ pub enum ClientError {
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
+    /// A daemon answers, but that of another project.
+    #[error(
+        "no daemon of {wanted} answers: at {address} is that of another project, {runs}; give each its own \
+         `admin: {{ listen: … }}` in pelton.yaml, or ask whoever is there with --admin {address}"
+    )]
+    OtherProject {
+        /// Where.
+        address: SocketAddr,
+        /// The project that it runs.
+        runs: String,
+        /// The project that was named.
+        wanted: String,
+    },
     /// Something answers that is no daemon of this version.
     #[error("what answers at {address} is no pelton daemon of this version: {message}")]
     Unreadable {
@@ -81,13 +96,27 @@ impl AdminClient {
             .proxy(None)
             .max_redirects(0)
             .build();
-        Self { address, start: "pelton run".to_owned(), agent: config.new_agent() }
+        Self { address, start: "pelton run".to_owned(), project: None, agent: config.new_agent() }
     }
 
     /// The same, where it is known whose daemon should answer.
     #[must_use]
     pub fn of_project(self, dir: &Path) -> Self {
-        Self { start: format!("pelton run{}", shell::project(dir)), ..self }
+        Self { start: format!("pelton run{}", shell::project(dir)), project: Some(project_name(dir)), ..self }
+    }
+
+    /// Makes sure that the daemon that answers is that of the project: an address is taken by whoever comes first.
+    ///
+    /// # Errors
+    /// Where nobody answers, or the daemon of another project does.
+    pub fn confirm_project(&self) -> Result<(), ClientError> {
+        let Some(wanted) = &self.project else { return Ok(()) };
+        match self.status()?.project {
+            Some(runs) if runs != *wanted => {
+                Err(ClientError::OtherProject { address: self.address, runs, wanted: wanted.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where the daemon is asked.

@@ -83,6 +83,29 @@ async fn a_seek_brings_its_places_and_its_answer() {
 }
 
 #[tokio::test]
+async fn a_daemon_of_another_project_is_not_taken_for_that_of_this_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mine, other) = (dir.path().join("mine"), dir.path().join("other"));
+    std::fs::create_dir(&mine).expect("a directory");
+    std::fs::create_dir(&other).expect("a directory");
+    let server = server().await;
+    let asks = |dir: std::path::PathBuf| {
+        let client = server.client.clone().of_project(&dir);
+        async { spawn_blocking(move || client.confirm_project()).await.expect("it ends") }
+    };
+    asks(other.clone()).await.expect("it has told of no project");
+    let _ = server.board.clone().of_project(&mine);
+    assert_eq!(server.board.read().project, Some(mine.canonicalize().expect("there").display().to_string()));
+    asks(other.join("../mine")).await.expect("the same by another way");
+    let refused = asks(other).await.expect_err("another project").to_string();
+    assert!(refused.contains("/mine; give each its own"), "{refused}");
+    assert!(refused.ends_with(&format!("--admin {}", server.client.address())), "{refused}");
+    server.client.confirm_project().expect("who names an address means whoever is there");
+    server.shutdown.cancel();
+    server.ended.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
 async fn is_healthy_at_once_and_ready_when_its_pipelines_run() {
     let server = server().await;
     assert_eq!(get_text(&server, "/healthz").await.2, r#"{"status":"ok"}"#);

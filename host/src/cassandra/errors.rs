@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use scylla::errors::{
-    BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
-    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+    BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestError, ConnectionSetupRequestErrorKind,
+    DbError, ExecutionError, MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
 use super::table::TableProblem;
@@ -92,21 +92,44 @@ impl CassandraError {
 
     pub(crate) fn new_session(contact_points: &str, error: &NewSessionError) -> Self {
         let contact_points = contact_points.to_owned();
-        if let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
-            last_connection_error: ConnectionError::ConnectionSetupRequestError(setup),
-            ..
-        })) = error
-            && let Some(message) = login_refused(setup.get_error())
-        {
-            return Self::Login { contact_points, message };
-        }
-        Self::Unreachable { contact_points, message: short(&error.to_string()) }
+        let message = match error {
+            NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
+                last_connection_error: last,
+                ..
+            })) => match last {
+                ConnectionError::ConnectionSetupRequestError(setup) => match login_refused(setup.get_error()) {
+                    Some(message) => return Self::Login { contact_points, message },
+                    None => not_cassandra(setup),
+                },
+                last => not_connected(last),
+            },
+            NewSessionError::FailedToResolveAnyHostname(_) => "none of these names has an address".to_owned(),
+            NewSessionError::MetadataError(error) => {
+                format!("it answers, but does not tell what the cluster is made of: {error}")
+            }
+            other => other.to_string(),
+        };
+        Self::Unreachable { contact_points, message: short(&message) }
     }
 
     pub(crate) fn request(doing: impl Into<String>, error: impl Into<RequestFailure>) -> Self {
         let RequestFailure { message, transient } = error.into();
         Self::Request { doing: doing.into(), message, transient }
     }
+}
+
+/// Why there is no connection, without the driver's own rooms: its pools mean nothing to those who read this.
+fn not_connected(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectTimeout => "nobody answers in time".to_owned(),
+        ConnectionError::BrokenConnection(error) => format!("the connection broke while it was set up: {error}"),
+        other => other.to_string(),
+    }
+}
+
+/// A connection that came about, and no conversation.
+fn not_cassandra(setup: &ConnectionSetupRequestError) -> String {
+    format!("something listens there, but does not answer as Cassandra does: {}", setup.get_error())
 }
 
 fn login_refused(error: &ConnectionSetupRequestErrorKind) -> Option<String> {

@@ -4,6 +4,7 @@
 //! retries (the sink has its own, which never takes a time-out for success). The driver reconnects by itself. Never
 //! shows a password.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,17 @@ impl Cassandra {
     #[must_use]
     pub fn consistency(&self) -> Consistency {
         self.consistency
+    }
+
+    /// The datacentres of the cluster, with their number of nodes.
+    pub(crate) fn datacentres(&self) -> BTreeMap<String, usize> {
+        let mut datacentres = BTreeMap::new();
+        for node in self.session.get_cluster_state().get_nodes_info() {
+            if let Some(name) = &node.datacenter {
+                *datacentres.entry(name.clone()).or_default() += 1;
+            }
+        }
+        datacentres
     }
 
     pub(crate) fn session(&self) -> &Session {

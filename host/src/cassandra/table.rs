@@ -18,6 +18,9 @@ use crate::pipeline::CellSpec;
 /// What Cassandra takes as a time to live at most: 20 years.
 pub(crate) const TTL_S_MAX: u64 = 20 * 365 * 24 * 60 * 60;
 
+/// Copies of a row that a keyspace is advised to have, where there are nodes for them.
+const REPLICAS: usize = 3;
+
 /// One reason why a table will not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableProblem {
@@ -208,16 +211,36 @@ pub(crate) fn refusals(
     problems
 }
 
+/// The statement that makes a keyspace, with as many replicas in each datacentre as its nodes allow, three at most.
+fn keyspace_statement(keyspace: &str, datacentres: &BTreeMap<String, usize>) -> String {
+    let replicas = |nodes: usize| nodes.clamp(1, REPLICAS);
+    let replication = if datacentres.is_empty() {
+        "'class': 'SimpleStrategy', 'replication_factor': 1".to_owned()
+    } else {
+        let each =
+            datacentres.iter().map(|(name, nodes)| format!(", '{}': {}", name.replace('\'', "''"), replicas(*nodes)));
+        format!("'class': 'NetworkTopologyStrategy'{}", each.collect::<String>())
+    };
+    // A name in capitals would be another one without quotes.
+    let is_plain = keyspace.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'));
+    let name = if is_plain { keyspace.to_owned() } else { quoted(keyspace) };
+    format!("CREATE KEYSPACE {name} WITH replication = {{{replication}}};")
+}
+
+/// The name that was most likely meant.
+fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 1 + name.len().max(candidate.len()) / 4)
+        .map(|(_, candidate)| candidate)
+}
+
 /// "did you mean", or all there is where nothing is near.
 pub(crate) fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<_> = known.collect();
-    let near = known
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= 1 + name.len().max(candidate.len()) / 4);
-    match near {
-        Some((_, candidate)) => format!("did you mean {candidate}?"),
+    match near(name, known.iter().copied()) {
+        Some(candidate) => format!("did you mean {candidate}?"),
         None if known.is_empty() => "there are none".to_owned(),
         None => {
             let more = if known.len() > 12 { ", …" } else { "" };
@@ -313,7 +336,12 @@ async fn absent(cassandra: &Cassandra, keyspace: &str, table: &str) -> Result<Ta
     let spaces: Vec<_> = spaces.iter().map(|(name,)| name.as_str()).filter(own).collect();
     if !spaces.contains(&keyspace) {
         let found = format!("there is no keyspace {keyspace}");
-        return Ok(TableProblem::new("table", found, suggestion(keyspace, spaces.into_iter())));
+        let make = format!("make it: {}", keyspace_statement(keyspace, &cassandra.datacentres()));
+        let remedy = match near(keyspace, spaces.into_iter()) {
+            Some(near) => format!("did you mean {near}? Otherwise {make}"),
+            None => make,
+        };
+        return Ok(TableProblem::new("table", found, remedy));
     }
     let tables = tables_of(cassandra, keyspace).await?;
     let found = format!("keyspace {keyspace} has no table {table}");
@@ -383,6 +411,18 @@ mod tests {
         assert_eq!(suggestion("Orders", ["orders", "alerts"].into_iter()), "did you mean orders?");
         assert_eq!(suggestion("xyz", ["orders", "alerts"].into_iter()), "there are orders, alerts");
         assert_eq!(suggestion("xyz", std::iter::empty()), "there are none");
+    }
+
+    #[test]
+    fn a_keyspace_that_is_not_there_is_told_with_the_statement_that_makes_it() {
+        assert_eq!(
+            keyspace_statement("shop", &[("dc1".to_owned(), 5), ("o'dc".to_owned(), 1)].into()),
+            "CREATE KEYSPACE shop WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3, 'o''dc': 1};"
+        );
+        assert_eq!(
+            keyspace_statement("Shop", &BTreeMap::new()),
+            "CREATE KEYSPACE \"Shop\" WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1};"
+        );
     }
 
     #[test]

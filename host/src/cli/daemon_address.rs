@@ -50,7 +50,7 @@ impl DaemonArgs {
         }
     }
 
-    /// A client for the daemon that is meant.
+    /// A client for the daemon that is meant; refused where another project's answers.
     pub(super) fn client(&self) -> Result<AdminClient, Failure> {
         if let Some(address) = self.admin {
             return Ok(AdminClient::new(address));
@@ -67,7 +67,9 @@ impl DaemonArgs {
         if let Some(problem) = project.problems.iter().find(about_address) {
             return Err(Failure::new(problem));
         }
-        Ok(AdminClient::new(project.settings.admin).of_project(&self.dir))
+        let client = AdminClient::new(project.settings.admin).of_project(&self.dir);
+        client.confirm_project().map_err(failure)?;
+        Ok(client)
     }
 }
 
@@ -76,7 +78,9 @@ pub(super) fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::NoAnswer { .. } => Failure::unavailable(error),
         ClientError::NoSuchPipeline(_) | ClientError::Unfit(_) => Failure::usage(error),
-        ClientError::Refused(_) | ClientError::Unreadable { .. } => Failure::new(error),
+        ClientError::Refused(_) | ClientError::OtherProject { .. } | ClientError::Unreadable { .. } => {
+            Failure::new(error)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `pelton demo`.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,13 +11,16 @@ use tokio_util::sync::CancellationToken;
 use super::table::Side::{Left, Right};
 use super::table::{Table, grouped};
 use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
-use crate::config::LogSettings;
+use crate::config::{self, LogSettings, ProcessEnvironment};
 use crate::demo::{self, DemoError, Directory, Options, Other, Part, Progress, Reconciliation, Summary};
 use crate::shell;
+use crate::telemetry::init_logging_to;
 
 /// Events a second, and where there is no end (what should be in the stores is kept in memory).
 const RATE: u32 = 2_000;
 const RATE_FOREVER: u32 = 200;
+/// What the Kafka client says is logged under this.
+const CLIENT: &str = "pelton::kafka";
 /// How often a plain line is written where there is no terminal.
 const PLAIN_LINE: Duration = Duration::from_secs(5);
 /// And how soon another where what is waited for changes.
@@ -77,8 +80,8 @@ pub(super) fn run(args: Args) -> Outcome {
         rate: args.rate.unwrap_or(if args.forever { RATE_FOREVER } else { RATE }),
         directory,
     };
-    // What the daemon has to say would run through the live line; RUST_LOG shows more.
-    crate::telemetry::init_logging(&LogSettings { json: false, level: "error".into() })?;
+    let mut live = Live::new(options.length);
+    init_logging_to(&log_settings(&options.directory), live.beside(), io::stderr().is_terminal())?;
     let runtime = tokio::runtime::Runtime::new()?;
     let existing = match &options.directory {
         Directory::Existing(dir) => Some(dir.as_path()),
@@ -93,7 +96,6 @@ pub(super) fn run(args: Args) -> Outcome {
                     stopping.cancel();
                 }
             });
-            let mut live = Live::new(options.length);
             let summary = demo::run(&options, &stop, |progress| live.show(progress)).await;
             live.end();
             interrupt.abort();
@@ -113,10 +115,41 @@ pub(super) fn run(args: Args) -> Outcome {
     Ok(if failed { Exit::Failed } else { Exit::Success })
 }
 
+/// What the daemon says: of a project that is somebody's own, as its `log:` wants it.
+fn log_settings(directory: &Directory) -> LogSettings {
+    match directory {
+        Directory::Existing(dir) => {
+            let mut log = config::read(dir, &ProcessEnvironment).settings.log;
+            // The broker is the demo's own, and gone before the last of its clients.
+            if !log.level.contains(CLIENT) {
+                log.level.push_str(&format!(",{CLIENT}=error"));
+            }
+            log
+        }
+        Directory::Keep(_) | Directory::Temporary => LogSettings { json: false, level: "error".into() },
+    }
+}
+
+/// Log lines beside a live line, which would run through each other.
+struct Beside(Option<ProgressBar>);
+
+impl io::Write for Beside {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// The live line.
 struct Live {
     bar: Option<ProgressBar>,
-    said: Option<(Instant, Option<String>)>,
+    said: Option<(Instant, Progress)>,
     length: Option<Duration>,
 }
 
@@ -131,6 +164,12 @@ impl Live {
         Self { bar, said: None, length }
     }
 
+    /// Where others write without disturbing it.
+    fn beside(&self) -> impl Fn() -> Beside + Send + Sync + use<> {
+        let bar = self.bar.clone();
+        move || Beside(bar.clone())
+    }
+
     fn show(&mut self, progress: &Progress) {
         let text = line(progress, self.length);
         if let Some(bar) = &self.bar {
@@ -138,15 +177,9 @@ impl Live {
             bar.tick();
             return;
         }
-        let due = match &self.said {
-            None => true,
-            Some((at, said)) => {
-                let is_news = *said != progress.note && (progress.events == 0 || at.elapsed() >= NEWS_LINE);
-                is_news || at.elapsed() >= PLAIN_LINE
-            }
-        };
-        if due {
-            self.said = Some((Instant::now(), progress.note.clone()));
+        let is_due = self.said.as_ref().is_none_or(|(at, said)| is_due(at.elapsed(), said, progress));
+        if is_due {
+            self.said = Some((Instant::now(), progress.clone()));
             note(text);
         }
     }
@@ -156,6 +189,14 @@ impl Live {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Whether there is something for another plain line, so long after the last one. A rate is that of a moment, and alone no
+/// news.
+fn is_due(since: Duration, said: &Progress, progress: &Progress) -> bool {
+    let moved = |progress: &Progress| Progress { per_second: 0.0, latency_ms: None, ..progress.clone() };
+    let is_other_note = said.note != progress.note && (progress.events == 0 || since >= NEWS_LINE);
+    is_other_note || (since >= PLAIN_LINE && moved(said) != moved(progress))
 }
 
 fn line(progress: &Progress, length: Option<Duration>) -> String {
@@ -364,6 +405,21 @@ fn closing_words(summary: &Summary, directory: &Directory) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_says_nothing_new_is_not_said_again() {
+        let (long, said) =
+            (PLAIN_LINE * 2, Progress { events: 7, note: Some("read back".into()), ..Progress::default() });
+        let now = |change: fn(&mut Progress)| {
+            let mut progress = Progress { per_second: 3.0, ..said.clone() };
+            change(&mut progress);
+            progress
+        };
+        assert!(!is_due(long, &said, &now(|_| ())), "another rate is no news");
+        assert!(is_due(long, &said, &now(|progress| progress.events = 8)));
+        assert!(!is_due(NEWS_LINE, &said, &now(|progress| progress.events = 8)), "not yet");
+        assert!(is_due(NEWS_LINE, &said, &now(|progress| progress.note = None)));
+    }
 
     #[test]
     fn the_live_line_says_what_matters() {

@@ -1,5 +1,6 @@
 //! `pelton dlq export`: letters as JSON lines.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -42,14 +43,19 @@ pub(super) fn run(args: &Args) -> Outcome {
         Some(path) => Box::new(BufWriter::new(new_file(path)?)),
     };
     let is_wanted = |state| args.redriven || state != State::Redriven;
-    let mut counts = Counts::default();
+    let (mut counts, mut codes) = (Counts::default(), BTreeSet::new());
     block_on(async {
         for letters in &places {
-            export(letters, &filter, is_wanted, &mut out, &mut counts).await?;
+            export(letters, &filter, is_wanted, &mut out, (&mut counts, &mut codes)).await?;
         }
         Ok(())
     })?;
     written(out.flush())?;
+    if let Some(unknown) = filter.unknown_code(codes.iter().map(String::as_str)) {
+        // An empty file would stand in the way of the next try.
+        args.output.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        return Err(Failure::usage(unknown));
+    }
     let to = args.output.as_ref().map_or_else(String::new, |path| format!(" to {}", path.display()));
     note(format_args!("{} written{to}", counted(counts.written, "letter")));
     if counts.missing > 0 {
@@ -89,10 +95,11 @@ async fn export(
     filter: &Filter,
     is_wanted: impl Fn(State) -> bool,
     out: &mut dyn Write,
-    counts: &mut Counts,
+    (counts, codes): (&mut Counts, &mut BTreeSet<String>),
 ) -> Result<(), Failure> {
     let Letters { pipeline, place } = letters;
     let cases = Cases::read(&**place, &pipeline.name, |_| false).await.map_err(unreadable)?;
+    codes.extend(cases.codes().map(str::to_owned));
     let meant = cases.cases.iter().filter(|(_, case)| filter.takes(case) && is_wanted(case.state()));
     let meant: Vec<_> = meant.map(|(key, case)| (key.clone(), case.bytes)).collect();
     for slice in slices(&meant) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::dlq::short_id;
 use super::table::{counted, plain};
 use super::{Exit, Failure, Outcome, compiling, is_no_project, note, say, say_json};
+use crate::clock::seconds;
 use crate::config::{LogSettings, ProcessEnvironment};
 use crate::daemon::replay::{Replay, ReplayOptions, ReplayRefused};
 use crate::daemon::{Ready, StartError};
@@ -84,6 +85,18 @@ struct Summary {
     pipeline: String,
     dry_run: bool,
     parts: Vec<PartSummary>,
+    /// Offsets of the range; as many records at most.
+    offsets: u64,
+    /// Records that were redriven with content that is not in the topic: those rows are not written; none where the dead
+    /// letters cannot be read.
+    without_redriven: Option<Vec<String>>,
+    /// What came of it; nothing where only that was asked what would be read.
+    #[serde(flatten)]
+    done: Option<Done>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
     /// Records read of the range.
     records: u64,
     /// Rows written, by output; what is not written does not show.
@@ -92,9 +105,6 @@ struct Summary {
     expired: u64,
     /// Records that plugins let go.
     filtered: u64,
-    /// Records that were redriven with content that is not in the topic: those rows are not written; none where the dead
-    /// letters cannot be read.
-    without_redriven: Option<Vec<String>>,
     /// Records that could not be handled, by code.
     dead_letters: BTreeMap<String, u64>,
     seconds: f64,
@@ -108,6 +118,8 @@ struct PartSummary {
     from: i64,
     /// One past the last.
     to: i64,
+    /// How many there are; as many records at most.
+    offsets: u64,
     /// Where the range was meant to end, if the partition ends before that.
     #[serde(skip_serializing_if = "Option::is_none")]
     meant_to: Option<i64>,
@@ -145,8 +157,8 @@ async fn replay(ready: Ready, args: Args) -> Outcome {
     if !args.json {
         replay.parts().iter().for_each(|part| say(line(part, replay.meant_end(&part.partition))));
     }
-    let totals = if args.dry_run { Totals::default() } else { shown(&replay).await? };
-    let summary = Summary::of(&args.pipeline, args.dry_run, &replay, totals, began.elapsed());
+    let done = if args.dry_run { None } else { Some(Done::of(shown(&replay).await?, began.elapsed())) };
+    let summary = Summary::of(&args.pipeline, &replay, done);
     if args.json {
         say_json(&summary)?;
     } else {
@@ -176,10 +188,14 @@ fn line(part: &Part, meant_end: Option<Offset>) -> String {
     format!("{partition}: offsets {from} to {}, {count} in all{warm_up}{cut}", until.0 - 1)
 }
 
+fn offsets(part: &Part) -> u64 {
+    (part.until.0 - part.from.0).max(0).cast_unsigned()
+}
+
 /// Runs, and shows how far it is.
 async fn shown(replay: &Replay) -> Result<Totals, Failure> {
     let sum = |of: fn(&Part) -> i64| replay.parts().iter().map(of).sum::<i64>().max(0).cast_unsigned();
-    let of_range = sum(|part| part.until.0 - part.from.0);
+    let of_range = replay.parts().iter().map(offsets).sum();
     let before = sum(|part| part.from.0 - part.start.0);
     let progress = replay.progress();
     let bar = std::io::stderr().is_terminal().then(|| {
@@ -225,27 +241,37 @@ fn told(progress: &ReplayProgress, of_range: u64, blocked: Option<String>) -> (u
     (passed + done, text)
 }
 
+impl Done {
+    fn of(totals: Totals, took: Duration) -> Self {
+        Self {
+            records: totals.records,
+            rows: totals.rows,
+            expired: totals.expired,
+            filtered: totals.filtered,
+            dead_letters: totals.dead_letters,
+            seconds: seconds(took),
+        }
+    }
+}
+
 impl Summary {
-    fn of(pipeline: &str, dry_run: bool, replay: &Replay, totals: Totals, took: Duration) -> Self {
+    fn of(pipeline: &str, replay: &Replay, done: Option<Done>) -> Self {
         let part = |part: &Part| PartSummary {
             topic: part.partition.topic.to_string(),
             partition: part.partition.partition,
             from: part.from.0,
             to: part.until.0,
+            offsets: offsets(part),
             meant_to: replay.meant_end(&part.partition).map(|meant| meant.0),
             clock_from: part.start.0,
         };
         Self {
             pipeline: pipeline.to_owned(),
-            dry_run,
+            dry_run: done.is_none(),
             parts: replay.parts().iter().map(part).collect(),
-            records: totals.records,
-            rows: totals.rows,
-            expired: totals.expired,
-            filtered: totals.filtered,
+            offsets: replay.parts().iter().map(offsets).sum(),
             without_redriven: replay.redriven().ok().map(|redriven| redriven.ids().map(str::to_owned).collect()),
-            dead_letters: totals.dead_letters,
-            seconds: took.as_secs_f64(),
+            done,
         }
     }
 
@@ -264,18 +290,18 @@ impl Summary {
             }
             None => note("whether records were redriven is not known: the dead letters cannot be read"),
         }
-        if self.dry_run {
+        let Some(done) = &self.done else {
             say("nothing was read: leave --dry-run out to replay");
             return;
-        }
-        say(format_args!("replayed {} in {:.1} s", counted(self.records, "record"), self.seconds));
-        for (output, rows) in &self.rows {
+        };
+        say(format_args!("replayed {} in {:.1} s", counted(done.records, "record"), done.seconds));
+        for (output, rows) in &done.rows {
             say(format_args!("    {output}: {}", counted(*rows, "row")));
         }
-        for (code, records) in &self.dead_letters {
+        for (code, records) in &done.dead_letters {
             say(format_args!("    {code}: {records} could not be handled"));
         }
-        for (what, records) in [("had expired", self.expired), ("were filtered", self.filtered)] {
+        for (what, records) in [("had expired", done.expired), ("were filtered", done.filtered)] {
             if records > 0 {
                 say(format_args!("    {records} {what}"));
             }

@@ -46,6 +46,9 @@ fn render(status: &ProcessStatus, now_ms: i64) -> String {
     };
     let up = human_age(now_ms.saturating_sub(status.started_ms) / 1000);
     line(&mut page, format_args!("pelton {}, pid {}, {phase}, up {up}", plain(&status.version), status.pid));
+    if let Some(project) = &status.project {
+        line(&mut page, format_args!("project {}", plain(project)));
+    }
     if status.pipelines.is_empty() {
         line(&mut page, format_args!("no pipelines"));
         return page;
@@ -213,6 +216,7 @@ mod tests {
 
     const PAGE: &str = "\
 pelton 0.1.0, pid 7, running, up 1 h 2 min
+project /srv/shop
 
 PIPELINE  STATE    LAG    RECORDS   REC/S       ROWS  ROWS/S  DEAD LETTERS  FILTERED  SKIPPED
 clicks    paused     ?          0     0.0          0     0.0             0         0        0
@@ -258,6 +262,7 @@ orders
         let status = ProcessStatus {
             version: "0.1.0".into(),
             pid: 7,
+            project: Some("/srv/shop".into()),
             started_ms: 1_000,
             phase: Phase::Running,
             pipelines: vec![clicks, orders],
@@ -268,8 +273,14 @@ orders
 
     #[test]
     fn an_empty_process_says_so() {
-        let status =
-            ProcessStatus { version: "0.1.0".into(), pid: 7, started_ms: 0, phase: Phase::Starting, pipelines: vec![] };
+        let status = ProcessStatus {
+            version: "0.1.0".into(),
+            pid: 7,
+            project: None,
+            started_ms: 0,
+            phase: Phase::Starting,
+            pipelines: vec![],
+        };
         assert_eq!(render(&status, 59_999), "pelton 0.1.0, pid 7, starting, up 59 s\nno pipelines\n");
     }
 }

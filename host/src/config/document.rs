@@ -430,6 +430,17 @@ impl<'a> Table<'a> {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// Whether the value of a key is not known: it could not be filled in, or the key was most likely misspelt. What is
+    /// absent then is no mistake, and what follows from its default none either. Asked after all keys.
+    pub(super) fn is_unknown(&self, key: &str) -> bool {
+        let is_slip = |entry: &Entry| {
+            !self.known.contains(&entry.key.as_str()) && nearest(&entry.key, self.known.iter().copied()) == Some(key)
+        };
+        self.entries.iter().any(|entry| {
+            (entry.key == key && matches!(entry.value.data, Data::Broken)) || (!self.has(key) && is_slip(entry))
+        })
+    }
+
     /// The keys as they stand.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.entries.iter().map(|entry| entry.key.as_str())

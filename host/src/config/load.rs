@@ -219,7 +219,11 @@ fn pipeline_files(dir: &Path, findings: &Findings) -> Vec<(String, String)> {
     let mut pipelines = Vec::new();
     for file in files {
         let label = format!("{DIR}/{file}");
-        match file.strip_suffix(".yaml").or_else(|| file.strip_suffix(".yml")) {
+        if let Some(name) = file.strip_suffix(".yml") {
+            note(findings, &label, "a pipeline's file ends with .yaml", &format!("rename it to {DIR}/{name}.yaml"));
+            continue;
+        }
+        match file.strip_suffix(".yaml") {
             _ if file.starts_with('.') || file.ends_with('~') || file.ends_with(".md") => {}
             Some(name) if dir.join(&label).is_file() => pipelines.push((name.to_owned(), label)),
             Some(_) if dir.join(&label).symlink_metadata().is_ok_and(|about| about.is_symlink()) => {

@@ -40,6 +40,7 @@ pub use plugins::LimitKeys;
 pub use positions::Positions;
 pub use problem::{ConfigErrors, Problem, Severity};
 pub use substitute::{Environment, ProcessEnvironment};
+pub(crate) use suggest::nearest;
 pub(crate) use units::show_bytes;
 
 /// Reads a project directory.
@@ -245,6 +246,20 @@ pub struct SourceSettings {
     pub format: Format,
 }
 
+impl SourceSettings {
+    /// All that is in topics, as bytes.
+    #[must_use]
+    pub fn from_beginning(topics: &[&str], group: &str) -> Self {
+        Self {
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            group: group.to_owned(),
+            start: Start::Earliest,
+            on_lost: OnLost::Stop,
+            format: Format::Bytes,
+        }
+    }
+}
+
 /// What decides the key of a source's records: for the check alone, which warns where a row's updates may lose their
 /// order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -378,6 +393,8 @@ pub struct TableOutput {
     pub table: String,
     /// `columns`: column to path, for what differs from the column's own name.
     pub columns: BTreeMap<String, Vec<String>>,
+    /// `ignore`: what plugins set and the table is not to have. For the check alone, which warns of what is dropped.
+    pub ignore: Ignored,
     /// `ttl`, counted from the record's time.
     pub ttl: Option<Duration>,
     /// `tombstones: delete`: a record with a null value deletes the row that its key names.
@@ -388,6 +405,21 @@ pub struct TableOutput {
     pub consistency: Option<Consistency>,
     /// `create`: the embedded tables are made where they are absent. Column to type, then the key columns.
     pub create: Option<CreateTable>,
+}
+
+/// Fields that plugins set, and that a table has no column for on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ignored {
+    /// These, as paths.
+    Fields(Vec<Vec<String>>),
+    /// `others`: all that no column takes.
+    Others,
+}
+
+impl Default for Ignored {
+    fn default() -> Self {
+        Self::Fields(Vec::new())
+    }
 }
 
 /// A table to make where it is absent.

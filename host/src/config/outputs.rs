@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::document::{Table, Value, list};
 use super::settings::{CONSISTENCIES, properties};
 use super::suggest::nearest;
-use super::values::{choice, duration, path_within, timestamp_us, topic};
-use super::{CreateTable, DeadLetterSettings, KafkaOutput, Output, TableOutput, Tombstones};
+use super::values::{choice, choice_by_meaning, duration, fields, path_within, timestamp_us, topic};
+use super::{CreateTable, DeadLetterSettings, Ignored, KafkaOutput, Output, TableOutput, Tombstones};
 use crate::sqlite::ColumnType;
 
 /// Cassandra's own limit: 20 years.
@@ -155,6 +155,7 @@ fn sqlite(table: &mut Table<'_>) -> Option<TableOutput> {
 /// The keys that all tables share.
 fn table_output(table: &mut Table<'_>) -> TableOutput {
     let columns = table.optional("columns", columns).unwrap_or_default();
+    let mut ignored = table.optional("ignore", ignore).unwrap_or_default();
     let ttl = table.optional("ttl", |value| duration(value, "90 d", Duration::from_secs(1)..=TTL_MAX));
     if let Some(value) = table.get("ttl")
         && ttl.is_some_and(|ttl| ttl.subsec_nanos() > 0)
@@ -163,7 +164,29 @@ fn table_output(table: &mut Table<'_>) -> TableOutput {
     }
     let tombstones = table.optional("tombstones", tombstones).unwrap_or(Tombstones::Reject);
     let timestamp_floor = table.optional("timestamp_floor", timestamp_us);
-    TableOutput { table: String::new(), columns, ttl, tombstones, timestamp_floor, consistency: None, create: None }
+    if table.is_unknown("columns") || table.is_unknown("ignore") {
+        // Nobody knows what it has no column for.
+        ignored = Ignored::Others;
+    }
+    TableOutput {
+        table: String::new(),
+        columns,
+        ignore: ignored,
+        ttl,
+        tombstones,
+        timestamp_floor,
+        consistency: None,
+        create: None,
+    }
+}
+
+/// Fields without a column, or `others`.
+fn ignore(value: &Value<'_>) -> Option<Ignored> {
+    if value.scalar() == Some("others") {
+        return Some(Ignored::Others);
+    }
+    fields(value, "a list of fields that the table is not to have, like `[quarantine]`, or `others`")
+        .map(Ignored::Fields)
 }
 
 /// Column to path: `total: total_eur`, `country: customer.country`, `odd: ["a.b"]`.
@@ -207,7 +230,9 @@ fn tombstones(value: &Value<'_>) -> Option<Tombstones> {
         value.problem("which columns the record's key fills is missing", "write `tombstones: { delete: [order_id] }`");
         return None;
     }
-    choice(value, &[("reject", Tombstones::Reject), ("skip", Tombstones::Skip)])
+    let choices = [("reject", Tombstones::Reject), ("skip", Tombstones::Skip)];
+    let meanings = [("drop", "skip"), ("ignore", "skip"), ("dead-letter", "reject"), ("fail", "reject")];
+    choice_by_meaning(value, &choices, &meanings)
 }
 
 /// Names, at least one, each once.
@@ -253,9 +278,11 @@ fn create(table: &mut Table<'_>) -> Option<CreateTable> {
         });
     let key = table.required("key", "the primary key, like `[order_id]`", |value| {
         let key = names(value, "the primary key, like `[order_id]`")?;
+        let mut is_known = true;
         if let Some(columns) = columns.as_ref().filter(|columns| !columns.is_empty()) {
             for name in &key {
                 if !columns.iter().any(|(column, _)| column == name) {
+                    is_known = false;
                     let remedy = match nearest(name, columns.iter().map(|(column, _)| column.as_str())) {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => format!("the columns are {}", list(columns.iter().map(|(column, _)| column.as_str()))),
@@ -269,7 +296,8 @@ fn create(table: &mut Table<'_>) -> Option<CreateTable> {
                 }
             }
         }
-        Some(key)
+        // A key that is none says nothing of deletions or of what fills it.
+        is_known.then_some(key)
     });
     Some(CreateTable { columns: columns?, key: key? })
 }

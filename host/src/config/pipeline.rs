@@ -12,7 +12,7 @@ use super::outputs::{self, Outputs};
 use super::plugins;
 use super::settings::Mentioned;
 use super::shared_tables;
-use super::values::{choice, duration, integer, positive, size, timestamp_us, topic};
+use super::values::{choice, choice_by_meaning, duration, fields, integer, positive, size, timestamp_us, topic};
 use super::{
     Breaker, DeadLetterSettings, Environment, ErrorSettings, Format, JournalSettings, KeyedBy, Limits, Manifest,
     OnLost, Output, Pipeline, Poison, Settings, SourceSettings, Start, Step, digest,
@@ -272,7 +272,10 @@ fn source(table: &mut Table<'_>, name: &str, around: &mut Surroundings<'_>) -> O
             }
             parts.start = table.optional("start", start).unwrap_or(Start::Earliest);
             let on_lost = [("stop", OnLost::Stop), ("continue", OnLost::Continue)];
-            parts.on_lost = table.optional("on_lost", |value| choice(value, &on_lost)).unwrap_or(OnLost::Stop);
+            let meanings = [("skip", "continue"), ("ignore", "continue"), ("fail", "stop"), ("pause", "stop")];
+            parts.on_lost = table
+                .optional("on_lost", |value| choice_by_meaning(value, &on_lost, &meanings))
+                .unwrap_or(OnLost::Stop);
             Some(())
         })
     });
@@ -301,21 +304,7 @@ fn keyed_by(value: &Value<'_>) -> Option<KeyedBy> {
     if value.scalar() == Some("anything") {
         return Some(KeyedBy::Anything);
     }
-    let mut fields = Vec::new();
-    for item in value.items(WHAT)? {
-        let path: Vec<String> = item.text("a field, like `customer.id`")?.split('.').map(str::to_owned).collect();
-        if path.iter().any(String::is_empty) {
-            let here = item.describe();
-            item.problem(format!("{here} is no path of keys"), "write a field, like `customer.id`");
-            return None;
-        }
-        fields.push(path);
-    }
-    if fields.is_empty() {
-        value.problem("found an empty list", format!("write {WHAT}"));
-        return None;
-    }
-    Some(KeyedBy::Fields(fields))
+    fields(value, WHAT).map(KeyedBy::Fields)
 }
 
 fn not_connected(value: &Value<'_>, kind: &str, example: &str) {
@@ -423,7 +412,17 @@ fn show(bytes: usize) -> String {
 
 fn errors(table: &mut Table<'_>) -> Option<ErrorSettings> {
     let poisons = [("dead-letter", Poison::DeadLetter), ("skip", Poison::Skip), ("stop", Poison::Stop)];
-    let poison = table.optional("poison", |value| choice(value, &poisons));
+    let meanings = [
+        ("drop", "skip"),
+        ("discard", "skip"),
+        ("ignore", "skip"),
+        ("continue", "skip"),
+        ("reject", "dead-letter"),
+        ("dlq", "dead-letter"),
+        ("fail", "stop"),
+        ("pause", "stop"),
+    ];
+    let poison = table.optional("poison", |value| choice_by_meaning(value, &poisons, &meanings));
     let retry_attempts = table.optional("retry_attempts", |value| integer(value, 0..=1000));
     let breaker = match table.get("breaker") {
         None => Some(BREAKER_DEFAULT),
@@ -482,10 +481,10 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
             Some(value) => value.json(),
             None => Some(serde_json::Value::Null),
         };
-        let config_is_broken = config.is_none();
         let grants = table.optional("grants", plugins::grants);
         let grants_are_written = table.has("grants");
         let limits = table.optional("limits", |value| value.table("limits, like `memory: 64 MiB`", plugins::limits));
+        let is_unknown = ["config", "grants", "limits"].iter().any(|key| table.is_unknown(key));
         let (plugin, artifact) = plugin?;
         let manifest = manifest(&artifact, around);
         let limits = limits.unwrap_or_default();
@@ -495,7 +494,8 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
             effective.memory_bytes = effective.memory_bytes.max(batch.bytes * BATCH_PART_OF_MEMORY);
         }
         check_limits(table, &effective, batch, around);
-        if config_is_broken {
+        // What the plugin would say of the rest would be about what is not there.
+        if is_unknown {
             return None;
         }
         Some(Step {

@@ -41,13 +41,16 @@ impl Settings {
             memory_bytes: MEMORY_BYTES_DEFAULT,
             cache_dir: dir.join(".pelton/cache"),
             spill_dir: dir.join(".pelton/spill"),
-            plugin_dirs: vec![dir.join("plugins")],
+            plugin_dirs: vec![dir.join(PLUGINS)],
             drain: DRAIN_DEFAULT,
             startup_wait: STARTUP_WAIT_DEFAULT,
             log: LogSettings { json: false, level: "info".to_owned() },
         }
     }
 }
+
+/// The plugins of the project itself.
+const PLUGINS: &str = "plugins";
 
 /// What a pipeline may lean on, even where it was written with mistakes.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +163,10 @@ fn plugin_dirs(value: &Value<'_>, dir: &Path) -> Option<Vec<PathBuf>> {
         let path = dir.join(item.text("a directory, like `plugins`")?);
         if path.is_file() {
             item.problem("this is a file, not a directory", "write the directory that holds it");
+        } else if !path.is_dir() && path != dir.join(PLUGINS) {
+            // The project's own is made with the first plugin.
+            let found = format!("the directory {} is not there", item.quoted());
+            item.warning(found, "correct the path, from the project directory, or remove the entry");
         } else if dirs.contains(&path) {
             item.problem("this directory is listed twice", "remove it");
         }

@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate that was probably meant, if one is near.
-pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let plain = normal(word);
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {

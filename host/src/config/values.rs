@@ -22,6 +22,25 @@ pub(super) fn boolean(value: &Value<'_>) -> Option<bool> {
     }
 }
 
+/// Fields as paths of keys, at least one; `what` says what belongs here, with an example.
+pub(super) fn fields(value: &Value<'_>, what: &str) -> Option<Vec<Vec<String>>> {
+    let mut fields = Vec::new();
+    for item in value.items(what)? {
+        let path: Vec<String> = item.text("a field, like `customer.id`")?.split('.').map(str::to_owned).collect();
+        if path.iter().any(String::is_empty) {
+            let here = item.describe();
+            item.problem(format!("{here} is no path of keys"), "write a field, like `customer.id`");
+            return None;
+        }
+        fields.push(path);
+    }
+    if fields.is_empty() {
+        value.problem("found an empty list", format!("write {what}"));
+        return None;
+    }
+    Some(fields)
+}
+
 /// A whole number in a range.
 pub(super) fn integer(value: &Value<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     let what = format!("a whole number from {} to {}", range.start(), range.end());
@@ -150,6 +169,16 @@ pub(super) fn timestamp_us(value: &Value<'_>) -> Option<i64> {
 
 /// One of a few words.
 pub(super) fn choice<T: Clone>(value: &Value<'_>, choices: &[(&str, T)]) -> Option<T> {
+    choice_by_meaning(value, choices, &[])
+}
+
+/// The same, where other words are known too, and which of the choices they mean: what is near by its letters may be far
+/// from it.
+pub(super) fn choice_by_meaning<T: Clone>(
+    value: &Value<'_>,
+    choices: &[(&str, T)],
+    meanings: &[(&str, &'static str)],
+) -> Option<T> {
     let words = || choices.iter().map(|(word, _)| *word);
     let what = || format!("one of {}", list(words()));
     let Some(text) = value.scalar() else {
@@ -162,7 +191,8 @@ pub(super) fn choice<T: Clone>(value: &Value<'_>, choices: &[(&str, T)]) -> Opti
         return Some(chosen.clone());
     }
     let here = value.describe();
-    let hint = match nearest(text, words()) {
+    let meant = meanings.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, meant)| *meant);
+    let hint = match meant.or_else(|| nearest(text, words())) {
         Some(near) if !value.is_substituted() => format!("did you mean `{near}`? write {}", what()),
         _ => format!("write {}", what()),
     };

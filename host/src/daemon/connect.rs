@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Sampler, StartError};
+use super::{Sampler, StartError, warn};
 use crate::cassandra::{CassandraError, CassandraSink};
 use crate::clock::Clock;
 use crate::config::{
@@ -32,7 +32,7 @@ use crate::pipeline::meters::Meters;
 use crate::pipeline::tap::Tap;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::sqlite::{SqliteError, SqliteJournal, SqliteSink};
-use crate::startup::{PreparedPipeline, Services, refuse_columns_that_miss_what_is_set};
+use crate::startup::{PreparedPipeline, Services, check_opened_table};
 use crate::supervisor::Supervised;
 use crate::telemetry::{Metric, Telemetry};
 
@@ -147,8 +147,9 @@ impl Connector<'_> {
                 _ => self.reach(pipeline, &place, || self.sink(pipeline, name, output)).await?,
             };
             if let Wants::Cells(columns) = sink.sink.wants() {
-                refuse_columns_that_miss_what_is_set(prepared, (name, output), columns)
+                let warnings = check_opened_table(prepared, (name, output), columns)
                     .map_err(|problem| StartError::Refused(ConfigErrors(vec![self.project.place(problem)])))?;
+                warnings.into_iter().for_each(|warning| warn(&self.project.place(warning)));
             }
             samplers.extend(sink.sampler);
             let sink = if purpose.writes(name, output) {

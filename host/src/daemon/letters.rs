@@ -151,6 +151,9 @@ impl Redrive {
         let prepared = prepared.ok_or_else(|| LettersError::Words(unknown_pipeline(pipeline, &known)))?;
         let place = place(&project.settings, &prepared.pipeline)?;
         let cases = Cases::read(&*place, pipeline, |_| false).await?;
+        if let Some(unknown) = request.filter.unknown_code(cases.codes()) {
+            return Err(LettersError::Words(unknown));
+        }
         let export = format!("`pelton dlq export{}` prints the ids", shell::project(&project.dir));
         let choice = choose(&cases, &request).map_err(|why| LettersError::Words(format!("{why}; {export}")))?;
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;

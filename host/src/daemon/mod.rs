@@ -8,6 +8,7 @@ mod connect;
 pub mod letters;
 pub mod replay;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,16 +65,9 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("the compute threads cannot be started: {0}")]
     Threads(std::io::Error),
-    /// The admin address is taken.
-    #[error(
-        "the admin address {address} cannot be used: {error}; another daemon may hold it: set `admin: {{ listen: ... }}`"
-    )]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
+    /// The admin address cannot be used, mostly as it is taken: its key, and what to write.
+    #[error("{0}")]
+    Admin(Problem),
     /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -133,9 +127,10 @@ impl Daemon {
 
         let listener = TcpListener::bind(settings.admin)
             .await
-            .map_err(|error| StartError::Admin { address: settings.admin, error })?;
+            .map_err(|error| StartError::Admin(project.place(unusable(settings.admin, &error))))?;
         let admin = listener.local_addr().unwrap_or(settings.admin);
-        let board = StatusBoard::new(started_ms).reached_by(&arguments_that_reach(&project, admin));
+        let board =
+            StatusBoard::new(started_ms).of_project(&project.dir).reached_by(&arguments_that_reach(&project, admin));
         let taps = Taps::default();
         let shown = admin::Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
         let server = tokio::spawn(admin::serve(listener, shown, commands, shutdown.clone()));
@@ -212,15 +207,37 @@ async fn services_of(project: &Project, pipelines: &[PreparedPipeline]) -> Resul
             sleep(ASK_AGAIN_AFTER.min(wait.saturating_sub(began.elapsed()))).await;
             continue;
         }
-        for warning in project.warnings.iter().chain(&warnings) {
-            tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
-        }
+        // What the files alone tell is told again by those who ask.
+        let warnings = ConfigErrors::new([project.warnings.as_slice(), &warnings].concat());
+        warnings.0.iter().for_each(warn);
         return match (asked.unreachable.is_empty(), errors.is_empty()) {
             (true, true) => Ok(services),
             (false, true) => Err(StartError::Unreachable(ConfigErrors::new(asked.unreachable))),
             (_, false) => Err(StartError::Refused(ConfigErrors::new([asked.unreachable, errors].concat()))),
         };
     }
+}
+
+/// An admin address on which nothing can be heard.
+fn unusable(address: SocketAddr, error: &std::io::Error) -> Problem {
+    let found = format!("nothing can listen on {address}: {error}");
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => {
+            let mut next = address;
+            next.set_port(address.port().checked_add(1).unwrap_or(8787));
+            format!(
+                "another process holds it, most likely another daemon: end that one, or write `admin: {{ listen: {next} }}`"
+            )
+        }
+        ErrorKind::PermissionDenied => "ports below 1024 take a right of their own: write a higher one".to_owned(),
+        _ => "write an address of this machine, like `admin: { listen: 127.0.0.1:8787 }`".to_owned(),
+    };
+    Problem::by_key(None, "admin.listen", found, remedy)
+}
+
+/// Logs a warning, as one line.
+fn warn(warning: &Problem) {
+    tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
 }
 
 /// A project as if it had one pipeline only, for what is done with that one: what others need may be away.
@@ -253,4 +270,23 @@ fn sample(mut samplers: Vec<Sampler>, telemetry: Telemetry, shutdown: Cancellati
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_told_with_its_key_and_what_to_write() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("bound");
+        let error = std::net::TcpListener::bind(address).expect_err("it is taken");
+        let problem = unusable(address, &error);
+        assert_eq!(problem.key, "admin.listen");
+        assert!(problem.found.contains(&address.to_string()), "{problem}");
+        assert!(problem.remedy.contains("write `admin: { listen: 127.0.0.1:"), "{problem}");
+        assert!(!problem.remedy.contains(&address.to_string()), "{problem}");
+        let elsewhere = unusable(address, &ErrorKind::AddrNotAvailable.into());
+        assert!(elsewhere.remedy.starts_with("write an address of this machine"), "{elsewhere}");
+    }
 }

@@ -159,6 +159,20 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Why it takes nothing: no letter has its code, though there are letters; says which codes there are.
+    #[must_use]
+    pub fn unknown_code<'c>(&self, codes: impl IntoIterator<Item = &'c str>) -> Option<String> {
+        let wanted = self.code.as_deref()?;
+        let codes: BTreeSet<&str> = codes.into_iter().collect();
+        if codes.is_empty() || codes.contains(wanted) {
+            return None;
+        }
+        let known: Vec<&str> = codes.into_iter().collect();
+        Some(format!("no dead letter has the code {wanted}; there is {}", known.join(", ")))
+    }
+}
+
 /// What lies in a place for one pipeline.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cases {
@@ -197,6 +211,11 @@ impl Cases {
         }
         cases.reached = reached;
         Ok(cases)
+    }
+
+    /// The codes of its letters.
+    pub fn codes(&self) -> impl Iterator<Item = &str> {
+        self.cases.values().map(|case| case.letter.code.as_str())
     }
 
     fn letter(&mut self, found: Found, keep: &impl Fn(&CaseKey) -> bool) {
@@ -356,6 +375,17 @@ pub(super) mod tests {
             Mark { redrive: 0, ..own },
         ];
         (letters, marks)
+    }
+
+    #[test]
+    fn a_code_that_no_letter_has_is_told_with_those_that_there_are() {
+        let filter = |code: &str| Filter { code: Some(code.to_owned()), ..Filter::default() };
+        let codes = ["plugin.trap", "bad_items", "plugin.trap"];
+        let told = filter("bad_item").unknown_code(codes);
+        assert_eq!(told.as_deref(), Some("no dead letter has the code bad_item; there is bad_items, plugin.trap"));
+        assert_eq!(filter("bad_items").unknown_code(codes), None);
+        assert_eq!(filter("bad_item").unknown_code([]), None, "where there are no letters, any code has none");
+        assert_eq!(Filter::default().unknown_code(codes), None);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::cases::{Case, CaseKey, h_of, is_write_time};
 use crate::pipeline::DeadLetter;
-use crate::pipeline::json_patch;
+use crate::pipeline::json_patch::{self, PatchError};
 use crate::record::{self, HeaderIter, SetCell, WriteTime, push_header};
 
 /// What tells which record a line is of: it comes back as it was.
@@ -286,15 +286,17 @@ impl SetField {
 /// # Errors
 /// Where the value is no JSON object.
 pub fn set(value: Option<&[u8]>, fields: &[SetField]) -> Result<Vec<u8>, String> {
-    let no_object =
-        || "its value is no JSON object, so no field can be set in it: export it, and edit it there".to_owned();
+    let refused = |error: PatchError| match error {
+        PatchError::NotAnObject(_) => format!("{error}: export it, and edit it there"),
+        PatchError::NotFinite(..) | PatchError::BrokenJson(..) => error.to_string(),
+    };
+    let no_object = || refused(PatchError::NotAnObject("the value".to_owned()));
     let mut document = value.ok_or_else(no_object)?.to_vec();
     for SetField { path, json } in fields {
         let text = std::str::from_utf8(&document).map_err(|_| no_object())?;
         let cell = if json == "null" { SetCell::Null } else { SetCell::Set(record::Value::Json(json)) };
         let mut patched = Vec::new();
-        json_patch::patch(Some(text), &[(path, cell)], &mut patched)
-            .map_err(|error| format!("{error}: {}", no_object()))?;
+        json_patch::patch(Some(text), &[(path, cell)], &mut patched).map_err(refused)?;
         document = patched;
     }
     Ok(document)
@@ -377,7 +379,12 @@ mod tests {
             r#"{"amount_cents": 500, "x": 1.00, "customer":{"id":7,"country":"DE"},"coupon":null,"note":"0 or 1"}"#
         );
         assert!(
-            set(Some(b"[1]"), &fields).is_err() && set(None, &fields).is_err() && set(Some(b"\xff"), &fields).is_err()
+            set(Some(b"[1]"), &fields)
+                == Err(
+                    "the value is not a JSON object, so no field can be set in it: export it, and edit it there".into()
+                )
+                && set(None, &fields).is_err()
+                && set(Some(b"\xff"), &fields).is_err()
         );
         assert!(SetField::parse("amount").is_err() && SetField::parse("a..b=1").is_err());
     }

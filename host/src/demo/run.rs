@@ -401,7 +401,11 @@ impl Shop {
             if moved.elapsed() > silence {
                 return;
             }
-            let progress = self.progress(self.traded, Some("the stores are read back".into()));
+            let mut note = "the stores are read back".to_owned();
+            if moved.elapsed() > STANDSTILL_NOTED {
+                note.push_str(&format!("; what does not come within {} s counts as lost", silence.as_secs()));
+            }
+            let progress = self.progress(self.traded, Some(note));
             tell(&progress);
             sleep(TICK).await;
         }
@@ -459,7 +463,7 @@ impl Shop {
         Summary {
             matches: reconciliation.as_ref().map(|result| result.matches),
             seed,
-            seconds: (seconds * 1000.0).round() / 1000.0,
+            seconds: crate::clock::seconds(self.traded),
             events: self.produced,
             events_per_second: if seconds > 0.0 { (self.produced as f64 / seconds).round() } else { 0.0 },
             latency_p50_ms: latency.map(|(middle, _)| middle),

@@ -15,7 +15,7 @@ use super::events::ID_HEADER;
 use super::project::Role;
 use super::reconcile::{Columns, Found};
 use crate::clock::Clock;
-use crate::config::{Format, KafkaConnection, OnLost, SourceSettings, Start};
+use crate::config::{KafkaConnection, SourceSettings};
 use crate::kafka::{KafkaSource, SourceOptions};
 use crate::pipeline::{BatchLimits, Committer, Position, Reader, Source, SourceEvent};
 use crate::record::{Batch, Offset};
@@ -135,13 +135,7 @@ impl Tail {
         seen: &Arc<Mutex<Seen>>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, DemoError> {
-        let settings = SourceSettings {
-            topics: vec![topic.to_owned()],
-            group: format!("demo-reads-back-{topic}"),
-            start: Start::Earliest,
-            on_lost: OnLost::Stop,
-            format: Format::Bytes,
-        };
+        let settings = SourceSettings::from_beginning(&[topic], &format!("demo-reads-back-{topic}"));
         let options = SourceOptions { memory_bytes: 32 << 20, ..SourceOptions::default() };
         let source = Arc::new(KafkaSource::new(connection, &settings, options));
         let (send, events) = mpsc::channel(16);

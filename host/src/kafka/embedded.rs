@@ -135,7 +135,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::config::{Format, KafkaOutput, OnLost, SourceSettings, Start};
+    use crate::config::{KafkaOutput, SourceSettings};
     use crate::kafka::{KafkaSink, KafkaSource, SourceOptions};
     use crate::pipeline::{Assignment, BatchLimits, Position, Sink, Source, SourceEvent};
     use crate::record::{Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, WriteTime};
@@ -147,13 +147,7 @@ mod tests {
             topic: &str,
             options: SourceOptions,
         ) -> (Arc<KafkaSource>, Vec<Assignment>, mpsc::Receiver<SourceEvent>) {
-            let settings = SourceSettings {
-                topics: vec![topic.to_owned()],
-                group: topic.to_owned(),
-                start: Start::Earliest,
-                on_lost: OnLost::Stop,
-                format: Format::Bytes,
-            };
+            let settings = SourceSettings::from_beginning(&[topic], topic);
             let source = Arc::new(KafkaSource::new(&self.connection(), &settings, options));
             let (events, mut received) = mpsc::channel(8);
             source.open(events).await.expect("it opens");

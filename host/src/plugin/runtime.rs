@@ -17,6 +17,7 @@ use super::cache::Cache;
 use super::compile::{self, Compiler};
 use super::effects::cut;
 use super::error::LoadError;
+use crate::clock::seconds;
 use crate::record::Digest;
 
 /// How often a guest's CPU clock is looked at.
@@ -131,7 +132,7 @@ impl Runtime {
                 .map_err(|error| LoadError::Compile { message: cut(format!("{error:#}")) })?,
             Compiler::Child(program) => compile::in_child(program, bytes, trusted)?,
         };
-        tracing::info!(plugin, seconds = began.elapsed().as_secs_f64(), "compiled");
+        tracing::info!(plugin, seconds = seconds(began.elapsed()), "compiled");
         if let Some(cache) = &self.cache {
             cache.put(digest, engine, &image);
         }

@@ -32,6 +32,7 @@ fn output(table: &str, ttl: Option<Duration>, columns: &[(&str, &str)]) -> Table
         columns: BTreeMap::new(),
         ttl,
         tombstones: Tombstones::Reject,
+        ignore: crate::config::Ignored::default(),
         timestamp_floor: None,
         consistency: None,
         create: Some(CreateTable { columns, key: vec!["id".into()] }),

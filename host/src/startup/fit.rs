@@ -233,6 +233,7 @@ mod tests {
             columns: BTreeMap::new(),
             ttl: None,
             tombstones: crate::config::Tombstones::Reject,
+            ignore: crate::config::Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: None,

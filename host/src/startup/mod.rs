@@ -20,7 +20,7 @@ use crate::config::{
     self, ConfigErrors, Draft, Environment, Mask, Output, Pipeline, Positions, Problem, Project, Reading, Step,
 };
 use crate::pipeline::{CellSpec, Transform as _};
-use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform};
+use crate::plugin::{LoadError, Refusal, Runtime, WasmTransform, build};
 use crate::shell;
 use fit::{Fit, feeders, subscriptions};
 pub use online::{Asked, ask, look};
@@ -160,22 +160,32 @@ fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
     problems
 }
 
-/// Refuses a table that was opened and turned out to have columns which would miss what a plugin sets.
+/// Holds a table that was opened against what plugins set: warns of fields for which it has no column, where the files did
+/// not tell its columns.
 ///
 /// # Errors
-/// The first such column.
-pub(crate) fn refuse_columns_that_miss_what_is_set(
+/// The first column that would miss what a plugin sets.
+pub(crate) fn check_opened_table(
     prepared: &PreparedPipeline,
     (name, output): (&str, &Output),
     columns: &[CellSpec],
-) -> Result<(), Problem> {
+) -> Result<Vec<Problem>, Problem> {
     let transforms = prepared.transforms.iter().enumerate();
     let steps: Vec<_> =
         transforms.map(|(index, transform)| (index, transform.name(), transform.subscription())).collect();
-    let Some(mut table) = TableFacts::of_files(&prepared.pipeline.name, name, output) else { return Ok(()) };
+    let Some(mut table) = TableFacts::of_files(&prepared.pipeline.name, name, output) else { return Ok(Vec::new()) };
     table.columns = columns.to_vec();
-    let missed = feeders(name, &steps).iter().flat_map(|feeder| table.columns_that_miss_what_is_set(feeder)).next();
-    missed.map_or(Ok(()), Err)
+    let feeders = feeders(name, &steps);
+    if let Some(missed) = feeders.iter().flat_map(|feeder| table.columns_that_miss_what_is_set(feeder)).next() {
+        return Err(missed);
+    }
+    // Cassandra was asked before, and what the files say of a table to make has been told.
+    let is_news = matches!(output, Output::Sqlite(settings) if settings.create.is_none());
+    if !is_news {
+        return Ok(Vec::new());
+    }
+    table.key = Some(Vec::new());
+    Ok(feeders.iter().filter_map(|feeder| table.fields_without_column(feeder)).collect())
 }
 
 fn loaded(transforms: Option<Vec<(usize, Arc<WasmTransform>)>>) -> Vec<Arc<WasmTransform>> {
@@ -195,6 +205,7 @@ fn load(
 ) -> Vec<(usize, Arc<WasmTransform>)> {
     let mut loaded = Vec::new();
     for (index, step) in steps {
+        problems.extend(stale(pipeline, *index, step));
         match WasmTransform::load(runtime, &step.plugin, &step.artifact, &step.config, &step.grants, step.limits) {
             Ok(transform) => {
                 transform.tell_first_words(mask);
@@ -216,6 +227,14 @@ fn load(
         }
     }
     loaded
+}
+
+/// A plugin whose source has changed since it was built: what runs is not what its author reads.
+fn stale(pipeline: &str, index: usize, step: &Step) -> Option<Problem> {
+    let stale = build::staleness(&step.artifact)?;
+    let found = format!("the plugin `{}` was built from another source: {}", step.plugin, stale.found());
+    let remedy = format!("build it anew: {}", stale.build_command());
+    Some(Problem::by_key(Some(pipeline), format!("steps[{index}].plugin"), found, remedy).as_warning())
 }
 
 /// A plugin that cannot be loaded, at the key that is to blame.
@@ -245,7 +264,17 @@ fn refused_configuration(pipeline: &str, index: usize, step: &Step, message: &st
     let below = blame::key(&step.config, message).unwrap_or_default();
     let found = mask.apply(&format!("the plugin `{}` refuses its configuration: {message}", step.plugin));
     let key = format!("steps[{index}].config{below}");
-    Problem::by_key(Some(pipeline), key, found, "write what its README asks for")
+    Problem::by_key(Some(pipeline), key, found, documentation(&step.artifact))
+}
+
+/// Where a plugin's author says what its configuration is.
+fn documentation(artifact: &Path) -> String {
+    // Beside plugins that were copied into one directory, a README would be of them all.
+    let own = artifact.parent().filter(|dir| dir.file_name() == artifact.file_stem());
+    match own.map(|dir| dir.join("README.md")).filter(|file| file.is_file()) {
+        Some(file) => format!("write what {} asks for", shell::shown(&file).display()),
+        None => format!("write what its author asks for; no README.md came with {}", shell::shown(artifact).display()),
+    }
 }
 
 fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -> Problem) -> Vec<Problem> {

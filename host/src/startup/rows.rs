@@ -132,6 +132,7 @@ mod tests {
             columns: [("a".to_owned(), names(&["x", "a"]))].into(),
             ttl: None,
             tombstones: tombstones.map_or(Tombstones::Skip, |key| Tombstones::Delete { key: names(key) }),
+            ignore: crate::config::Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: Some(CreateTable { columns, key: names(key) }),

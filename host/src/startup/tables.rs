@@ -2,13 +2,15 @@
 //!
 //! In: the outputs that are tables, as far as their columns and keys are known (from the files alone; more of Cassandra's
 //! once it was asked), and what plugins set. Out: a [`Problem`] for each column that would miss what a plugin has set
-//! around it or within it, and for each type and key that no value will fit. Pure.
+//! around it or within it, and for each type and key that no value will fit; a warning where fields that a plugin sets have
+//! no column. Pure.
 
 use std::collections::BTreeMap;
 
 use super::fit::Feeder;
-use crate::config::{Format, Output, Problem, TableOutput, Tombstones};
+use crate::config::{Format, Ignored, Output, Problem, TableOutput, Tombstones, nearest};
 use crate::pipeline::CellSpec;
+use crate::record::OutputField;
 use crate::sqlite::ColumnType;
 
 /// A table of a pipeline, as far as it is known.
@@ -70,6 +72,7 @@ impl<'t> TableFacts<'t> {
         for feeder in feeders {
             problems.extend(self.columns_that_miss_what_is_set(feeder));
             problems.extend(self.types_that_do_not_fit(feeder));
+            problems.extend(self.fields_without_column(feeder));
             if format == Some(Format::Bytes) && !feeder.gets_fields {
                 problems.extend(self.key_columns_that_stay_empty(feeder));
             }
@@ -105,6 +108,61 @@ impl<'t> TableFacts<'t> {
             }
         }
         problems
+    }
+
+    /// What a plugin sets and no column takes is dropped: a slip of the pen, or a table that is not to have it.
+    pub(crate) fn fields_without_column(&self, feeder: &Feeder<'_>) -> Option<Problem> {
+        // Where the key is known, so are all columns.
+        self.key.as_ref()?;
+        let fields = &feeder.subscription.set_fields;
+        let dropped: Vec<String> =
+            fields.iter().filter(|field| self.drops(field)).map(|field| field.path.join(".")).collect();
+        let (which, they) = match dropped.as_slice() {
+            [] => return None,
+            [only] => (format!("`{only}`"), "it is"),
+            several => {
+                let names: Vec<String> = several.iter().map(|field| format!("`{field}`")).collect();
+                (format!("{} fields ({})", several.len(), names.join(", ")), "they are")
+            }
+        };
+        let (plugin, table) = (feeder.plugin, &self.settings.table);
+        let found =
+            format!("the plugin `{plugin}` sets {which}, for which the table {table} has no column: {they} dropped");
+        // A column that the plugin fills was not misspelt.
+        let is_filled = |spec: &CellSpec| fields.iter().any(|field| field.path == spec.path);
+        let free = || self.columns.iter().filter(|spec| !is_filled(spec)).map(|spec| spec.column.as_str());
+        let meant: Vec<(&String, &str)> =
+            dropped.iter().filter_map(|field| Some((field, nearest(field, free())?))).collect();
+        let ignore = format!("`ignore: [{}]`", dropped.join(", "));
+        let remedy = match meant.as_slice() {
+            [] => format!(
+                "give the table such a column, or say that it is not to have one: {ignore}, or `ignore: others`"
+            ),
+            [(field, column), ..] => {
+                let slips: Vec<String> = match dropped.as_slice() {
+                    [_] => vec![format!("`{column}`")],
+                    _ => meant.iter().map(|(field, column)| format!("`{column}` for `{field}`")).collect(),
+                };
+                format!(
+                    "did you mean the column {}? Give it the field's name, or map it: `columns: {{ {column}: {field} }}`; or \
+                     say that the table is not to have what is dropped: {ignore}",
+                    slips.join(", ")
+                )
+            }
+        };
+        let place = if self.settings.create.is_some() { "create.columns" } else { "table" };
+        Some(self.problem(place, found, remedy).as_warning())
+    }
+
+    /// Whether no column takes a field, and nobody has said that none should.
+    fn drops(&self, field: &OutputField) -> bool {
+        // A column around the field, or within it, is a mistake that is told as such.
+        let nest = |path: &[String]| path.starts_with(&field.path) || field.path.starts_with(path);
+        let is_ignored = match &self.settings.ignore {
+            Ignored::Fields(paths) => paths.contains(&field.path),
+            Ignored::Others => true,
+        };
+        !is_ignored && !self.columns.iter().any(|spec| nest(&spec.path))
     }
 
     /// Only of tables that Pelton makes: what another database's types take is for its own room to say.
@@ -188,6 +246,7 @@ mod tests {
             columns: BTreeMap::new(),
             ttl: None,
             tombstones,
+            ignore: Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: Some(CreateTable {
@@ -208,7 +267,8 @@ mod tests {
     fn told(output: &Output, subscription: &Subscription, format: Format) -> Vec<(String, String)> {
         let facts = TableFacts::of_files("p", "default", output).expect("a table");
         let feeder = Feeder { plugin: "x", subscription, gets_fields: format == Format::Json };
-        facts.fit(&[feeder], Some(format)).into_iter().map(|problem| (problem.key, problem.found)).collect()
+        let mistakes = facts.fit(&[feeder], Some(format)).into_iter().filter(Problem::is_error);
+        mistakes.map(|problem| (problem.key, problem.found)).collect()
     }
 
     #[test]
@@ -222,6 +282,40 @@ mod tests {
         assert_eq!(keys, ["outputs.default.sqlite.columns.a", "outputs.default.sqlite.create.columns.customer"]);
         assert!(told[0].1.contains("`x.y`, which lies within `x`"), "{told:?}");
         assert!(told[1].1.contains("`customer`, which holds `customer.country`"), "{told:?}");
+    }
+
+    fn dropped(ignore: Ignored, columns: &[(&str, &str)], fields: &[&str]) -> Option<(String, String)> {
+        let output = Output::Sqlite(TableOutput { ignore, ..table(columns, &["id"], Tombstones::Skip) });
+        let facts = TableFacts::of_files("p", "default", &output).expect("a table");
+        let set = sets(&fields.iter().map(|field| (*field, FieldType::Text)).collect::<Vec<_>>());
+        let problem = facts.fields_without_column(&Feeder { plugin: "x", subscription: &set, gets_fields: true })?;
+        assert!(!problem.is_error());
+        assert_eq!(problem.key, "outputs.default.sqlite.create.columns");
+        Some((problem.found, problem.remedy))
+    }
+
+    #[test]
+    fn fields_without_a_column_are_told_together_with_the_column_that_was_meant() {
+        let columns = [("id", "text"), ("siez", "text"), ("customer", "json")];
+        let none = || Ignored::Fields(Vec::new());
+        let (found, remedy) = dropped(none(), &columns, &["id", "size"]).expect("size is dropped");
+        assert_eq!(found, "the plugin `x` sets `size`, for which the table t has no column: it is dropped");
+        assert!(remedy.starts_with("did you mean the column `siez`? "), "{remedy}");
+        assert!(remedy.contains("`columns: { siez: size }`") && remedy.contains("`ignore: [size]`"), "{remedy}");
+        let (found, remedy) = dropped(none(), &columns, &["id", "a.b", "total", "siez"]).expect("two are dropped");
+        assert!(found.contains("sets 2 fields (`a.b`, `total`), for which"), "{found}");
+        assert!(remedy.contains("`ignore: [a.b, total]`, or `ignore: others`"), "{remedy}");
+        assert_eq!(dropped(none(), &columns, &["customer.id"]), None, "that column misses it, which is a mistake");
+    }
+
+    #[test]
+    fn what_a_table_is_not_to_have_can_be_said() {
+        let columns = [("id", "text")];
+        let path = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(dropped(Ignored::Fields(vec![path("a.b")]), &columns, &["id", "a.b"]), None);
+        let left = dropped(Ignored::Fields(vec![path("a.b")]), &columns, &["a.b", "c"]).expect("c is dropped");
+        assert!(left.0.contains("sets `c`, for which"), "{left:?}");
+        assert_eq!(dropped(Ignored::Others, &columns, &["a.b", "c"]), None);
     }
 
     #[test]

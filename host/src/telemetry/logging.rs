@@ -4,6 +4,7 @@
 //! rooms; they never log a payload or a secret.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::LogSettings;
@@ -29,12 +30,23 @@ pub struct LoggingError {
 /// # Errors
 /// Where the level cannot be read.
 pub fn init_logging(settings: &LogSettings) -> Result<(), LoggingError> {
+    init_logging_to(settings, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr()))
+}
+
+/// The same, of lines that go where `writer` says, in colours or without.
+///
+/// # Errors
+/// Where the level cannot be read.
+pub fn init_logging_to<W>(settings: &LogSettings, writer: W, in_colours: bool) -> Result<(), LoggingError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = filter(settings, std::env::var("RUST_LOG").ok())?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        .with_writer(writer)
+        .with_ansi(in_colours);
     // A second start in one process (tests do that) keeps the first.
     let _ = if settings.json {
         lines.json().flatten_event(true).with_current_span(false).try_init()

@@ -7,7 +7,7 @@
 mod logging;
 mod metric;
 
-pub use logging::{LoggingError, init_logging};
+pub use logging::{LoggingError, init_logging, init_logging_to};
 pub use metric::{Kind, Metric, Spec};
 
 use std::collections::BTreeSet;

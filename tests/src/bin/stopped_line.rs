@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pelton::clock::SystemClock;
-use pelton::config::{ErrorSettings, Format, KafkaConnection, Mask, OnLost, Poison, SourceSettings, Start, Tombstones};
+use pelton::config::{ErrorSettings, Format, KafkaConnection, Mask, Poison, SourceSettings, Tombstones};
 use pelton::kafka::{KafkaSource, SourceOptions};
 use pelton::memory::{MemoryLog, MemoryRanges, MemoryTransform, Step};
 use pelton::pipeline::compute::Compute;
@@ -110,13 +110,7 @@ async fn main() -> Result<(), Failure> {
 
 fn source(brokers: &str, topic: &str, memory_bytes: usize) -> KafkaSource {
     let connection = KafkaConnection { brokers: brokers.to_owned(), properties: BTreeMap::new() };
-    let settings = SourceSettings {
-        topics: vec![topic.to_owned()],
-        group: topic.to_owned(),
-        start: Start::Earliest,
-        on_lost: OnLost::Stop,
-        format: Format::Bytes,
-    };
+    let settings = SourceSettings::from_beginning(&[topic], topic);
     KafkaSource::new(&connection, &settings, SourceOptions { memory_bytes, ..SourceOptions::default() })
 }
 

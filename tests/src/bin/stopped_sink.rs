@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pelton::config::{Format, KafkaConnection, OnLost, SourceSettings, Start};
+use pelton::config::{KafkaConnection, SourceSettings};
 use pelton::kafka::{KafkaSource, SourceOptions};
 use pelton::pipeline::{Assignment, BatchLimits, Position, Source, SourceEvent};
 use pelton::record::{Batch, Offset};
@@ -48,13 +48,7 @@ async fn main() -> Result<(), Failure> {
     };
     let (memory_bytes, total, held): (usize, usize, i32) = (memory_bytes.parse()?, total.parse()?, held.parse()?);
     let connection = KafkaConnection { brokers: brokers.clone(), properties: std::collections::BTreeMap::new() };
-    let settings = SourceSettings {
-        topics: vec![topic.clone()],
-        group: topic.clone(),
-        start: Start::Earliest,
-        on_lost: OnLost::Stop,
-        format: Format::Bytes,
-    };
+    let settings = SourceSettings::from_beginning(&[topic], topic);
     let source = KafkaSource::new(&connection, &settings, SourceOptions { memory_bytes, ..SourceOptions::default() });
     let (events, mut received) = mpsc::channel(16);
     source.open(events).await?;

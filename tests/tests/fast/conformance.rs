@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pelton::clock::{Clock, SystemClock};
-use pelton::config::{CreateTable, TableOutput, Tombstones};
+use pelton::config::{CreateTable, Ignored, TableOutput, Tombstones};
 use pelton::memory::{MemoryGroup, MemoryJournal, MemoryLog, MemoryRanges, MemoryRecord, MemorySink, OwnedValue};
 use pelton::pipeline::journal::Journal;
 use pelton::pipeline::ranges::Ranges;
@@ -57,6 +57,7 @@ impl SqliteBed {
             columns: Default::default(),
             ttl,
             tombstones: Tombstones::Reject,
+            ignore: Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: Some(CreateTable {

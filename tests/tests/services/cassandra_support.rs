@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pelton::cassandra::{Cassandra, CassandraSink, connect};
 use pelton::clock::{Clock, SystemClock};
-use pelton::config::{CassandraConnection, Consistency, TableOutput, Tombstones};
+use pelton::config::{CassandraConnection, Consistency, Ignored, TableOutput, Tombstones};
 use pelton::pipeline::{Sink, Wants};
 use pelton::record::{Cell, CellColumn, Column, Offset, RowMeta, RowOp, SinkBatch, TopicPartition, Value, WriteTime};
 use pelton_tests::proxy::Proxy;
@@ -91,6 +91,7 @@ impl Keyspace {
             columns: BTreeMap::new(),
             ttl: None,
             tombstones: Tombstones::Reject,
+            ignore: Ignored::default(),
             timestamp_floor: None,
             consistency: None,
             create: None,

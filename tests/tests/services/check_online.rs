@@ -94,6 +94,29 @@ async fn a_column_that_does_not_fit_and_a_small_dead_letter_topic_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fields_for_which_a_table_has_no_column_are_a_warning() {
+    let source = Topic::new("check-narrow", 1).await;
+    let source_name = source.name.clone();
+    with_keyspace(async move |keyspace| {
+        keyspace.cql("CREATE TABLE KS.orders (order_id text PRIMARY KEY, status text, totel_eur double)").await;
+        let name = keyspace.name.clone();
+        let pipeline = |ignore: &str| {
+            format!(
+                "source:\n  kafka: {{ topics: [{source_name}] }}\n{STEP}outputs:\n  default:\n    cassandra: {{ table: {name}.orders{ignore} }}\n  alerts: {{ discard: true }}\n"
+            )
+        };
+        let problems = ask(&settings(), &pipeline("")).await;
+        assert_eq!(places(&problems), [(8, "outputs.default.cassandra.table", Severity::Warning)], "{problems:?}");
+        assert!(problems[0].found.contains("sets 16 fields (`customer_id`, `country`, "), "{problems:?}");
+        assert!(problems[0].remedy.contains("`totel_eur` for `total_eur`"), "{problems:?}");
+        let problems = ask(&settings(), &pipeline(", ignore: others")).await;
+        assert!(problems.is_empty(), "{problems:?}");
+    })
+    .await;
+    source.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_several_partitions_may_feed_are_a_warning() {
     let source = Topic::new("check-rows", 3).await;
     let source_name = source.name.clone();

@@ -361,6 +361,17 @@ async fn a_rebuild_refuses_what_was_redriven_and_a_range_that_is_none() {
     }
     let (code, said) = replay(&["--from", "0:3", "--to", "0:99999", "--dry-run"], dir);
     assert!(code == Some(0) && said.contains("offsets 3 to 4, 2 in all") && said.contains("before 99999"), "{said}");
+    let (code, said) = replay(&["--from", "0:3", "--dry-run", "--json"], dir);
+    let summary: Value = serde_json::from_str(said.get(said.find('{').unwrap_or_default()..).unwrap_or_default())
+        .unwrap_or_else(|error| panic!("{error}: {said}"));
+    let offsets = [&summary["offsets"], &summary["parts"][0]["offsets"]].map(Value::as_u64);
+    assert_eq!((code, offsets), (Some(0), [Some(2), Some(2)]), "{said}");
+    assert!(summary.get("records").is_none() && summary.get("seconds").is_none(), "nothing was read: {said}");
+
+    for verb in [&["export"][..], &["redrive", "orders", "--dry-run"]] {
+        let (code, _, said) = dlq(&[verb, &["--code", "negative_amont"]].concat(), dir);
+        assert!(code == Some(2) && said.contains("no dead letter has the code negative_amont; there is "), "{said}");
+    }
 
     well(&["redrive", "orders", "--code", "negative_amount", "--set", "amount_cents=500", "--yes"], dir);
     let (code, said) = replay(&["--from", "earliest", "--into", "again"], dir);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pelton::config::{Format, KafkaConnection, OnLost, Secret, SourceSettings, Start};
+use pelton::config::{KafkaConnection, Secret, SourceSettings};
 use pelton::kafka::{KafkaSource, SourceOptions, SourceStats, TopicSpec, create_topics, delete_topics};
 use pelton::pipeline::{Assignment, BatchLimits, Position, Source, SourceError, SourceEvent};
 use pelton::record::{Batch, Offset, TopicPartition};
@@ -119,13 +119,7 @@ pub(crate) fn producer() -> FutureProducer {
 }
 
 pub(crate) fn settings(topics: &[&str], group: &str) -> SourceSettings {
-    SourceSettings {
-        topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
-        group: group.to_owned(),
-        start: Start::Earliest,
-        on_lost: OnLost::Stop,
-        format: Format::Bytes,
-    }
+    SourceSettings::from_beginning(topics, group)
 }
 
 pub(crate) fn options() -> SourceOptions {

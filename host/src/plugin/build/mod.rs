@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use super::inspect::{Inspection, inspect};
+use crate::clock::seconds;
 use crate::shell::{argument, shown};
 use cargo::Workspace;
 pub use toolchain::{NoToolchain, Places, Toolchain};
@@ -169,7 +170,7 @@ fn build_workspace(
         let name = dir.file_name().map_or_else(|| package.name.clone(), |name| name.to_string_lossy().into_owned());
         let file = dir.join(format!("{name}.wasm"));
         component::write(&file, &component).map_err(|error| BuildError::io("cannot write", &file, error))?;
-        Ok(Built { name, file, inspection, seconds: begun.elapsed().as_secs_f64() })
+        Ok(Built { name, file, inspection, seconds: seconds(begun.elapsed()) })
     };
     modules.into_iter().map(finish).collect()
 }
@@ -178,7 +179,7 @@ fn build_workspace(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactProblem {
     /// It was never built.
-    #[error("{}; `pelton plugin build {}` makes it", self.found(), argument(.dir))]
+    #[error("{}; `{}` makes it", self.found(), self.build_command())]
     Missing {
         /// The artifact.
         file: PathBuf,
@@ -186,7 +187,7 @@ pub enum ArtifactProblem {
         dir: PathBuf,
     },
     /// It was built from other sources.
-    #[error("{}; `pelton plugin build {}` makes it anew", self.found(), argument(.dir))]
+    #[error("{}; `{}` makes it anew", self.found(), self.build_command())]
     Stale {
         /// The artifact.
         file: PathBuf,
@@ -198,6 +199,13 @@ pub enum ArtifactProblem {
 }
 
 impl ArtifactProblem {
+    /// The command that makes it.
+    #[must_use]
+    pub fn build_command(&self) -> String {
+        let (Self::Missing { dir, .. } | Self::Stale { dir, .. }) = self;
+        format!("pelton plugin build {}", argument(dir))
+    }
+
     /// What was found, without what to do about it.
     #[must_use]
     pub fn found(&self) -> String {
@@ -224,6 +232,16 @@ pub fn artifact(dir: &Path) -> Result<PathBuf, ArtifactProblem> {
         Some(source_file) => Err(ArtifactProblem::Stale { file, source_file, dir }),
         None => Ok(file),
     }
+}
+
+/// Why an artifact that is there does not hold what its sources say; none where it has none, as one that was copied from
+/// elsewhere.
+#[must_use]
+pub fn staleness(file: &Path) -> Option<ArtifactProblem> {
+    let file = file.canonicalize().ok()?;
+    artifact(file.parent()?)
+        .err()
+        .filter(|problem| matches!(problem, ArtifactProblem::Stale { file: of, .. } if *of == file))
 }
 
 /// `Cargo.toml`, `build.rs` and all below `src/`; a component that was built elsewhere has none.
@@ -299,6 +317,14 @@ mod tests {
         touch(-1);
         assert_eq!(artifact(&dir), Ok(file.clone()));
         touch(1);
-        assert_eq!(artifact(&dir), Err(ArtifactProblem::Stale { file, source_file: source.clone(), dir: dir.clone() }));
+        let stale = ArtifactProblem::Stale { file: file.clone(), source_file: source.clone(), dir: dir.clone() };
+        assert_eq!(artifact(&dir), Err(stale));
+        assert!(matches!(staleness(&file), Some(ArtifactProblem::Stale { .. })));
+        let copy = dir.join("src/hello.wasm");
+        std::fs::copy(&file, &copy).expect("copied");
+        assert_eq!(staleness(&copy), None, "it has no sources of its own");
+        std::fs::remove_file(copy).expect("removed");
+        touch(-1);
+        assert_eq!(staleness(&file), None);
     }
 }
