@@ -1,7 +1,7 @@
 # The verbs of this repository. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile chaos fuzz bench
+.PHONY: help demo test lint fmt plugins services services-down services-status soak hostile chaos reload-test fuzz bench
 
 # Where rustup and cargo put what tests/harness/setup.sh installs: after all else, so that what was there is used.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -26,6 +26,7 @@ lint: ## format check, clippy, documentation, and licences, sources and bans of 
 	@cargo fmt --all --check --manifest-path plugins/Cargo.toml
 	@cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 	@cargo fmt --all --check --manifest-path host/benches/plugins/Cargo.toml
+	@cargo fmt --all --check --manifest-path tests/plugins/Cargo.toml
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy --workspace --all-targets --quiet --manifest-path plugins/Cargo.toml -- -D warnings
 	@cargo clippy --workspace --all-targets --quiet --manifest-path host/benches/plugins/Cargo.toml -- -D warnings
@@ -64,6 +65,14 @@ chaos: ## daemons, brokers, Cassandra, network and disks fail; then all is compa
 	@cargo build --workspace --all-targets >&2
 	@$(PELTON) plugin build plugins/shop-orders >&2
 	@$$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),3) $(ARGS)
+
+reload-test: ## plugins are replaced while records flow, 1000 times in two million of them (ARGS="--reloads 50 --records 100000 --json")
+	@tests/harness/setup.sh >&2
+	@tests/harness/services.sh up >&2
+	@cargo build --release --workspace --bins >&2
+	@release=$$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release \
+		&& "$$release/pelton" plugin build --target-dir plugins/target/wasm tests/plugins >&2 \
+		&& "$$release/reload" $(ARGS)
 
 fuzz: ## fuzz all that reads bytes from outside, SECONDS=30 a target (TARGET=json; FILE=crash runs one again)
 	@SECONDS_EACH=$(or $(SECONDS),30) FILE=$(FILE) tests/harness/fuzz.sh $(TARGET)

@@ -28,6 +28,7 @@ pub mod memory;
 pub mod pipeline;
 pub mod plugin;
 pub mod record;
+pub mod reload;
 pub mod shell;
 pub mod sqlite;
 pub mod startup;

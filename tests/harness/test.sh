@@ -44,6 +44,7 @@ target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_director
 stage "build" cargo build --workspace --all-targets
 stage "plugins" "$target/debug/pelton" plugin build plugins
 stage "plugins of the benchmark" "$target/debug/pelton" plugin build --target-dir plugins/target/wasm host/benches/plugins
+stage "plugins of the tests" "$target/debug/pelton" plugin build --target-dir plugins/target/wasm tests/plugins
 stage "lint" make --no-print-directory lint
 stage "examples in the documentation" cargo test --doc --package pelton-sdk --package pelton-sdk-derive
 stage "plugin unit tests" cargo test --quiet --manifest-path plugins/Cargo.toml
@@ -53,6 +54,8 @@ stage "fuzzing" "$here/fuzz.sh"
 # Every kind of fault once, with services of its own: a quarter of an hour finds more, `make chaos MINUTES=15`.
 stage "chaos" "$target/debug/chaos" --seed 1 --seconds 40
 stage "services" services_up
+# A hundred reloads under load; `make reload-test` makes a thousand, optimised.
+stage "reloads" "$target/debug/reload" --reloads 100 --records 100000
 # Not optimised: proves that all of it runs and that every record arrives, its figures mean nothing.
 stage "benchmark" cargo bench --quiet --workspace --profile dev --bench ratios -- --short
 

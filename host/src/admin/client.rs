@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::view::{PipelineAnswer, Problem, SeekRequest};
 use crate::pipeline::tap::{Sight, Wish};
 use crate::shell;
+use crate::status::reloads::{GenerationStatus, PipelineReload, ReloadAnswer, ReloadRequest};
 use crate::status::{ProcessStatus, SeekAnswer, project_name};
 
 /// How long to wait for a connection and for plain reads.
@@ -160,6 +161,32 @@ impl AdminClient {
         self.read(request.send_json(wanted))
     }
 
+    /// Lets the daemon take over what has changed in its files.
+    ///
+    /// # Errors
+    /// Where nobody answers, or nothing has such a name.
+    pub fn reload(&self, request: &ReloadRequest) -> Result<ReloadAnswer, ClientError> {
+        let post = self.agent.post(self.url("/reload")).config().timeout_global(Some(COMMAND_TIMEOUT)).build();
+        self.read(post.send_json(request))
+    }
+
+    /// Lets the generation before be live again.
+    ///
+    /// # Errors
+    /// Where nobody answers, or there is none.
+    pub fn rollback(&self, pipeline: &str) -> Result<PipelineReload, ClientError> {
+        self.command(pipeline, "rollback")
+    }
+
+    /// The generations of a pipeline, the newest last.
+    ///
+    /// # Errors
+    /// Where nobody answers, or there is no such pipeline.
+    pub fn generations(&self, pipeline: &str) -> Result<Vec<GenerationStatus>, ClientError> {
+        let url = self.url(&format!("/pipelines/{}/generations", percent_encoded(pipeline)));
+        self.read(self.agent.get(url).config().timeout_global(Some(TIMEOUT)).build().call())
+    }
+
     /// Hands over live records until `each` says that it is enough, or the daemon ends.
     ///
     /// # Errors
@@ -183,7 +210,7 @@ impl AdminClient {
         Ok(())
     }
 
-    fn command(&self, pipeline: &str, verb: &str) -> Result<PipelineAnswer, ClientError> {
+    fn command<T: DeserializeOwned>(&self, pipeline: &str, verb: &str) -> Result<T, ClientError> {
         let url = self.url(&format!("/pipelines/{}/{verb}", percent_encoded(pipeline)));
         let request = self.agent.post(url).config().timeout_global(Some(COMMAND_TIMEOUT)).build();
         self.read(request.send_empty())

@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use super::Shared;
 use super::view::{Health, Index, PipelineAnswer, Problem, Ready, SeekRequest};
 use crate::pipeline::tap::Wish;
+use crate::status::reloads::{ReloadError, ReloadRequest};
 use crate::status::{CommandAnswer, CommandError};
 use crate::telemetry::EXPOSITION_TYPE;
 
 /// What there is, for people who look.
-pub(super) const ENDPOINTS: [&str; 8] = [
+pub(super) const ENDPOINTS: [&str; 11] = [
     "GET  /healthz                    the process answers",
     "GET  /readyz                     the process does all its work; 503 and the causes where not",
     "GET  /metrics                    numbers for Prometheus",
@@ -23,6 +24,9 @@ pub(super) const ENDPOINTS: [&str; 8] = [
     "POST /pipelines/{name}/resume    read on from the committed offsets",
     "POST /pipelines/{name}/seek      let a paused pipeline go on elsewhere: { \"to\": [\"0:100\"], \"dry_run\": false }",
     "POST /pipelines/{name}/tap       live records before and after each step, a JSON line each; ?step=1&sample=0.01&payload=true",
+    "POST /reload                     take over files that have changed: { \"what\": \"orders\", \"force\": false }",
+    "POST /pipelines/{name}/rollback  let the generation before be live again",
+    "GET  /pipelines/{name}/generations  which generations there were, the newest last",
 ];
 
 pub(super) async fn index() -> Json<Index> {
@@ -107,6 +111,42 @@ pub(super) async fn tap(
         Some((Ok::<_, std::convert::Infallible>(line), sights))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// Answers when every pipeline that is meant has gone live with what has changed, or was refused.
+pub(super) async fn reload(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Json(request): Json<ReloadRequest>,
+) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    reloaded(shared.reloads.reload(request).await)
+}
+
+pub(super) async fn rollback(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refuse_foreign_page(&headers) {
+        return refusal;
+    }
+    reloaded(shared.reloads.rollback(&name).await)
+}
+
+pub(super) async fn generations(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    reloaded(shared.reloads.generations(&name).await)
+}
+
+fn reloaded(result: Result<impl serde::Serialize, ReloadError>) -> Response {
+    let error = match result {
+        Ok(answer) => return Json(answer).into_response(),
+        Err(error) => error,
+    };
+    let code = match error {
+        ReloadError::Unknown { .. } => StatusCode::NOT_FOUND,
+        ReloadError::NothingBefore(_) => StatusCode::CONFLICT,
+        ReloadError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    problem(code, error.to_string())
 }
 
 pub(super) async fn unknown(uri: Uri) -> Response {

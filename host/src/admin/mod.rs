@@ -1,7 +1,7 @@
 //! What the daemon tells over HTTP, and what it can be told.
 //!
 //! In: requests on `admin: listen` (loopback by default; there is no authentication). Out: health, readiness, metrics
-//! and status from snapshots; pause, resume and seek as commands to the supervisor; live records from a pipeline's tap,
+//! and status from snapshots; pause, resume and seek as commands to the supervisor, reload and rollback to the reloader; live records from a pipeline's tap,
 //! which waits for nobody. Never touches a task, never shows a secret, and a payload only to whoever taps and asks for
 //! it. All JSON stands in [`view`] and [`crate::status`]; [`client`] is the other end, for the CLI.
 
@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::tap::Taps;
+use crate::status::reloads::Reloads;
 use crate::status::{Commands, StatusBoard};
 use crate::telemetry::Telemetry;
 
@@ -34,6 +35,15 @@ pub struct Shown {
     pub taps: Taps,
 }
 
+/// Who can be told something.
+#[derive(Clone)]
+pub struct Ways {
+    /// The supervisor.
+    pub commands: Commands,
+    /// The one who replaces generations.
+    pub reloads: Reloads,
+}
+
 /// What the handlers read and where they send.
 #[derive(Clone)]
 struct Shared {
@@ -41,6 +51,7 @@ struct Shared {
     telemetry: Telemetry,
     taps: Taps,
     commands: Commands,
+    reloads: Reloads,
 }
 
 /// Serves until `shutdown`, then a little longer for requests under way.
@@ -50,11 +61,12 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     shown: Shown,
-    commands: Commands,
+    ways: Ways,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let Shown { board, telemetry, taps } = shown;
-    let router = router(Shared { board, telemetry, taps, commands });
+    let Ways { commands, reloads } = ways;
+    let router = router(Shared { board, telemetry, taps, commands, reloads });
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let grace = async {
         shutdown.cancelled().await;
@@ -77,6 +89,9 @@ fn router(shared: Shared) -> Router {
         .route("/pipelines/{name}/resume", post(handlers::resume))
         .route("/pipelines/{name}/seek", post(handlers::seek))
         .route("/pipelines/{name}/tap", post(handlers::tap))
+        .route("/reload", post(handlers::reload))
+        .route("/pipelines/{name}/rollback", post(handlers::rollback))
+        .route("/pipelines/{name}/generations", get(handlers::generations))
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .with_state(shared)

@@ -8,6 +8,7 @@ use super::view::SeekRequest;
 use super::*;
 use crate::config::Mask;
 use crate::pipeline::tap::{Sight, Tap, Wish};
+use crate::status::reloads::{PipelineReload, ReloadAnswer, ReloadError, ReloadRequest, Word};
 use crate::status::{Command, CommandAnswer, CommandError, Phase, PipelineState, PipelineStatus, SeekAnswer, SeekMove};
 use crate::telemetry::Metric;
 
@@ -54,8 +55,48 @@ async fn server() -> Server {
     let taps = Taps::default();
     taps.put("orders", &Tap::of_steps(Mask::default(), &["check", "shop"]));
     let shown = Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
-    let ended = tokio::spawn(serve(listener, shown, commands, shutdown.clone()));
+    let (reloads, mut words) = Reloads::channel();
+    tokio::spawn(async move {
+        while let Some(word) = words.recv().await {
+            match word {
+                Word::Reload(request, reply) => reply.send(Ok(reloaded(&request))).ok(),
+                Word::Rollback(name, reply) => reply.send(Err(ReloadError::NothingBefore(name))).ok(),
+                Word::Generations(name, reply) => {
+                    reply.send(Err(ReloadError::Unknown { name, known: "orders".to_owned() })).ok()
+                }
+            };
+        }
+    });
+    let ways = Ways { commands, reloads };
+    let ended = tokio::spawn(serve(listener, shown, ways, shutdown.clone()));
     Server { taps, client, board, telemetry, shutdown, ended }
+}
+
+fn reloaded(request: &ReloadRequest) -> ReloadAnswer {
+    let pipeline = PipelineReload {
+        pipeline: request.what.clone().unwrap_or_default(),
+        live: 7,
+        unchanged: !request.force,
+        stages: Vec::new(),
+        refused: Vec::new(),
+    };
+    ReloadAnswer { pipelines: vec![pipeline], settles_in_ms: 30_000 }
+}
+
+#[tokio::test]
+async fn a_reload_is_told_and_what_cannot_be_is_refused_in_words() {
+    let server = server().await;
+    let client = server.client.clone();
+    let request = ReloadRequest { what: Some("orders".to_owned()), force: true };
+    let (answer, rollback, generations) =
+        spawn_blocking(move || (client.reload(&request), client.rollback("orders"), client.generations("odrers")))
+            .await
+            .expect("it ends");
+    let answer = answer.expect("it is known");
+    assert_eq!((answer.pipelines[0].pipeline.as_str(), answer.pipelines[0].unchanged), ("orders", false));
+    let words = rollback.expect_err("there is none").to_string();
+    assert!(words.contains("no generation before this one"), "{words}");
+    assert!(matches!(generations, Err(ClientError::NoSuchPipeline(_))), "{generations:?}");
 }
 
 /// Status code, content type and body of a plain GET.

@@ -1,7 +1,7 @@
 //! Where the running daemon of a project answers: for the verbs that ask it.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Failure, is_no_project};
@@ -42,6 +42,16 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl DaemonArgs {
+    /// Nobody has named a daemon: that of the project here is meant.
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.admin.is_none() && self.dir == Path::new(".")
+    }
+
+    /// The same, of the project in a directory.
+    pub(super) fn of(self, dir: PathBuf) -> Self {
+        Self { dir, ..self }
+    }
+
     /// What leads a further command to the same daemon, with a space before it; nothing where nothing is needed.
     pub(super) fn again(&self) -> String {
         match self.admin {

@@ -129,12 +129,6 @@ pub(super) fn unreadable(error: SourceError) -> Failure {
     failure(LettersError::Place(error))
 }
 
-/// A time as people and programs read it.
-pub(super) fn time(ms: Option<i64>) -> String {
-    let time = ms.and_then(chrono::DateTime::from_timestamp_millis);
-    time.map_or_else(|| "?".to_owned(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
-}
-
 /// An id without what all ids of letters end with.
 pub(super) fn short_id(id: &str) -> &str {
     id.strip_suffix("/dead-letter").unwrap_or(id)

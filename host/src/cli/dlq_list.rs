@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::dlq::{Which, Whose, block_on, short_id, time, unreadable};
-use super::table::{Side, Table, grouped, plain};
+use super::dlq::{Which, Whose, block_on, short_id, unreadable};
+use super::table::{Side, Table, grouped, plain, time};
 use super::{Exit, Outcome, say, say_json};
 use crate::daemon::letters::Letters;
 use crate::dead_letters::cases::{Cases, Filter};

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::dlq::{Whose, block_on, time, unreadable};
-use super::table::{counted, plain};
+use super::dlq::{Whose, block_on, unreadable};
+use super::table::{counted, plain, time};
 use super::{Exit, Failure, Outcome, human_bytes, say, say_json};
 use crate::dead_letters::cases::{Case, Cases, State};
 use crate::dead_letters::lines;

@@ -23,6 +23,7 @@ mod plugin_build;
 mod plugin_inspect;
 mod plugin_new;
 mod plugin_test;
+mod reload;
 mod replay;
 mod run;
 mod seek;
@@ -80,6 +81,12 @@ enum Verb {
     Resume(pause::Args),
     /// Let a paused pipeline go on at another place
     Seek(seek::Args),
+    /// Take over plugins and steps that have changed, while records flow
+    Reload(reload::ReloadArgs),
+    /// Let the generation of a pipeline's steps that was live before be live again
+    Rollback(reload::Args),
+    /// List the generations of a pipeline's steps, and what became of them
+    Generations(reload::Args),
     /// Read records again, as they were read, beside the daemon
     Replay(replay::Args),
     /// Show live records of a running daemon, before and after each step
@@ -104,6 +111,9 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Pause(args) => pause::pause(args),
         Verb::Resume(args) => pause::resume(args),
         Verb::Seek(args) => seek::run(args),
+        Verb::Reload(args) => reload::reload(args),
+        Verb::Rollback(args) => reload::rollback(args),
+        Verb::Generations(args) => reload::generations(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Tap(args) => tap::run(args),
         Verb::Dlq(verb) => dlq::run(verb),

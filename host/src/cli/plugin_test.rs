@@ -5,14 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Exit, Failure, Outcome, note, say, say_json};
-use crate::config::{self, Limits, Manifest, Mask, ProcessEnvironment};
-use crate::plugin::cases::{self, Case, CaseReport, Difference, Problem, ways_text};
-use crate::plugin::{Runtime, WasmTransform, build};
+use crate::plugin::cases::{self, Case, CaseReport, Problem};
+use crate::plugin::{Runtime, build};
 use crate::record::Digest;
 use crate::shell;
-
-/// Differences shown for one problem.
-const SHOWN_MAX: usize = 10;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -110,28 +106,14 @@ fn artifacts(plugins: &[PathBuf], dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, artifact: &Path, args: &Args) -> Result<PluginReport, Failure> {
-    let manifest_file = dir.join("plugin.yaml");
-    let manifest = if manifest_file.is_file() {
-        config::manifest(&manifest_file, &ProcessEnvironment)?
-    } else {
-        Manifest::default()
-    };
-    let limits = manifest.limits.over(Limits::default());
-    let bytes =
-        std::fs::read(artifact).map_err(|error| Failure::new(format_args!("{}: {error}", artifact.display())))?;
-    let name = artifact.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let wanted = |case: &Case| args.case.as_ref().is_none_or(|part| case.name.contains(part));
-    let mut reports = Vec::new();
-    for case in cases::read_all(dir)?.iter().filter(|case| wanted(case)) {
-        // The configuration is the case's own, and a plugin is configured once.
-        let plugin = WasmTransform::from_bytes(runtime, &name, &bytes, &case.config, &manifest.grants, limits)
-            .map_err(|error| Failure::new(format_args!("{}, case {}: {error}", artifact.display(), case.name)))?;
-        plugin.tell_first_words(&Mask::default());
-        reports.push(case.run(&plugin, args.bless)?);
-    }
+    let reports = cases::run_all(runtime, dir, artifact, wanted, args.bless)?;
     if reports.is_empty() {
         return Err(Failure::usage(format_args!("{}: no case has such a name", dir.join("cases").display())));
     }
+    let bytes =
+        std::fs::read(artifact).map_err(|error| Failure::new(format_args!("{}: {error}", artifact.display())))?;
+    let name = artifact.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let digest = Digest::of(&bytes).to_string();
     let passed = reports.iter().all(|case| case.passed);
     Ok(PluginReport { name, dir: dir.to_owned(), digest, passed, cases: reports })
@@ -146,7 +128,7 @@ fn show(plugin: &PluginReport, bless: bool) {
             (false, _) => "FAILED",
         };
         say(format_args!("  {verdict:<7} {} ({} records)", case.name, case.records));
-        case.problems.iter().flat_map(problem_lines).for_each(|line| say(format_args!("    {line}")));
+        case.problems.iter().flat_map(Problem::lines).for_each(|line| say(format_args!("    {line}")));
     }
     let failed: Vec<&CaseReport> = plugin.cases.iter().filter(|case| !case.passed).collect();
     if failed.is_empty() {
@@ -160,50 +142,4 @@ fn show(plugin: &PluginReport, bless: bool) {
         String::new()
     };
     note(format_args!("{}: {} of {} cases failed.{hint}", plugin.name, failed.len(), plugin.cases.len()));
-}
-
-fn problem_lines(problem: &Problem) -> Vec<String> {
-    match problem {
-        Problem::NothingExpected => vec!["there is no expected.jsonl; --bless writes it".to_owned()],
-        Problem::Failed { ways, message } => {
-            let headline = match ways.as_slice() {
-                [only] => format!("the plugin failed at {only}"),
-                several => format!("the plugin failed, the same at {}", ways_text(several)),
-            };
-            std::iter::once(headline).chain(message.lines().map(indent)).collect()
-        }
-        Problem::Unexpected { differences, .. } => {
-            let mut lines = vec!["not as expected (- expected, + found)".to_owned()];
-            lines.extend(difference_lines(differences));
-            lines
-        }
-        Problem::HiddenState { first, others, differences } => {
-            let others = ways_text(others);
-            let mut lines = vec![format!(
-                "hidden state: other output (+) at {others} than at {first} (-); what becomes of a record may depend on \
-                 nothing but the record and the configuration"
-            )];
-            lines.extend(difference_lines(differences));
-            lines
-        }
-    }
-}
-
-fn difference_lines(differences: &[Difference]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for difference in differences.iter().take(SHOWN_MAX) {
-        let place = difference.line.map(|line| format!(" (expected.jsonl:{line})")).unwrap_or_default();
-        lines.push(format!("  record {}{place}", difference.record));
-        lines.extend(difference.expected.iter().map(|line| format!("    - {line}")));
-        lines.extend(difference.found.iter().map(|line| format!("    + {line}")));
-        lines.extend(difference.paths.iter().map(|path| format!("      {path}")));
-    }
-    if differences.len() > SHOWN_MAX {
-        lines.push(format!("  and {} more records", differences.len() - SHOWN_MAX));
-    }
-    lines
-}
-
-fn indent(line: &str) -> String {
-    format!("  {line}")
 }

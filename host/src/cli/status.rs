@@ -108,6 +108,12 @@ fn details(pipeline: &PipelineStatus) -> String {
     if let Some(command) = &pipeline.resume_command {
         line(&mut page, format_args!("  resume with: {}", plain(command)));
     }
+    if let Some(generation) = &pipeline.generation {
+        line(&mut page, format_args!("  generation {}, {}", generation.number, generation.stage));
+    }
+    if let Some(refused) = &pipeline.refused {
+        line(&mut page, format_args!("  the last reload did not stay: {}", plain(refused)));
+    }
     if let Some(cause) = &pipeline.source_blocked {
         line(&mut page, format_args!("  the source is blocked: {}", plain(cause)));
     }

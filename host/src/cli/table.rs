@@ -9,6 +9,12 @@ pub(super) enum Side {
     Right,
 }
 
+/// A time as people and programs read it.
+pub(super) fn time(ms: Option<i64>) -> String {
+    let time = ms.and_then(chrono::DateTime::from_timestamp_millis);
+    time.map_or_else(|| "?".to_owned(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}
+
 /// Columns as wide as their widest cell.
 pub(super) struct Table {
     indent: &'static str,

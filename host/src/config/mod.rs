@@ -113,6 +113,19 @@ pub struct Settings {
     pub startup_wait: Duration,
     /// `log`
     pub log: LogSettings,
+    /// `reload`
+    pub reload: ReloadSettings,
+}
+
+/// `reload:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadSettings {
+    /// `watch:` a file that has changed is taken over by itself.
+    pub watch: bool,
+    /// `settle:` how long a generation that went live is held against the one before.
+    pub settle: Duration,
+    /// `history_dir:` the generations and their artifacts.
+    pub history_dir: PathBuf,
 }
 
 /// `log:`
@@ -205,7 +218,7 @@ impl fmt::Debug for Secret {
 }
 
 /// One pipeline: `pipelines/NAME.yaml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     /// The file's stem.
     pub name: String,
@@ -232,7 +245,7 @@ pub struct Pipeline {
 }
 
 /// `source:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceSettings {
     /// `kafka: topics`
     pub topics: Vec<String>,
@@ -305,7 +318,7 @@ pub enum Format {
 }
 
 /// One step.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The plugin's name as the file gives it.
     pub plugin: String,
@@ -363,7 +376,7 @@ pub struct Manifest {
 }
 
 /// `outputs:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// `kafka:`
     Kafka(KafkaOutput),
@@ -376,7 +389,7 @@ pub enum Output {
 }
 
 /// A topic to write to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KafkaOutput {
     /// `topic`
     pub topic: String,
@@ -387,7 +400,7 @@ pub struct KafkaOutput {
 }
 
 /// A table to write to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TableOutput {
     /// `table`: `keyspace.table`, or `table` in the embedded tables.
     pub table: String,

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use super::document::{Document, Table, Value, text_entries};
 use super::values::{boolean, choice, duration, file, path_within, size};
-use super::{CassandraConnection, Consistency, KafkaConnection, LogSettings, Secret, Settings, Tls};
+use super::{CassandraConnection, Consistency, KafkaConnection, LogSettings, ReloadSettings, Secret, Settings, Tls};
 use crate::kafka::{OWN_CONSUMER_PROPERTIES, OWN_PRODUCER_PROPERTIES, PropertyFault, property_fault};
 
 /// Where the admin interface listens, where nobody says otherwise.
 pub(super) const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8787);
 const MEMORY_BYTES_DEFAULT: usize = 512 << 20;
 const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+const SETTLE_DEFAULT: Duration = Duration::from_secs(30);
 const STARTUP_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The consistencies of writes, by name.
@@ -45,6 +46,7 @@ impl Settings {
             drain: DRAIN_DEFAULT,
             startup_wait: STARTUP_WAIT_DEFAULT,
             log: LogSettings { json: false, level: "info".to_owned() },
+            reload: ReloadSettings { watch: true, settle: SETTLE_DEFAULT, history_dir: dir.join(".pelton/history") },
         }
     }
 }
@@ -125,8 +127,30 @@ fn process(table: &mut Table<'_>, settings: &mut Settings, dir: &Path) {
     {
         settings.startup_wait = wait;
     }
+    table.optional("reload", |value| {
+        value.table("`watch:`, `settle:` and `history_dir:`", |table| {
+            reload(table, dir, &mut settings.reload);
+            Some(())
+        })
+    });
     if let Some(log) = table.optional("log", |value| value.table("`format:` and `level:`", log)) {
         settings.log = log;
+    }
+}
+
+fn reload(table: &mut Table<'_>, dir: &Path, settings: &mut ReloadSettings) {
+    if let Some(watch) = table.optional("watch", boolean) {
+        settings.watch = watch;
+    }
+    if let Some(settle) =
+        table.optional("settle", |value| duration(value, "30 s", Duration::from_secs(1)..=Duration::from_secs(86_400)))
+    {
+        settings.settle = settle;
+    }
+    if let Some(path) =
+        table.optional("history_dir", |value| path_within(value, dir, "a directory, like `.pelton/history`"))
+    {
+        settings.history_dir = path;
     }
 }
 

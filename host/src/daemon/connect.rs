@@ -55,6 +55,8 @@ pub(super) struct Connector<'p> {
     pub(super) services: Services,
     /// Until when a service is waited for.
     pub(super) deadline: Instant,
+    /// Which generation each pipeline begins with; the first where nothing is said.
+    pub(super) numbers: BTreeMap<String, u64>,
 }
 
 /// Pipelines that can run.
@@ -147,7 +149,9 @@ impl Connector<'_> {
                 _ => self.reach(pipeline, &place, || self.sink(pipeline, name, output)).await?,
             };
             if let Wants::Cells(columns) = sink.sink.wants() {
-                let warnings = check_opened_table(prepared, (name, output), columns)
+                // Cassandra was asked before, and what the files say of a table to make has been told.
+                let is_told = !matches!(output, Output::Sqlite(settings) if settings.create.is_none());
+                let warnings = check_opened_table(prepared, (name, output), columns, is_told)
                     .map_err(|problem| StartError::Refused(ConfigErrors(vec![self.project.place(problem)])))?;
                 warnings.into_iter().for_each(|warning| warn(&self.project.place(warning)));
             }
@@ -181,7 +185,8 @@ impl Connector<'_> {
             }
         };
         let tap = Tap::new(self.project.mask.clone());
-        let generation = generation(1, prepared, &outputs, &self.project.mask, &tap);
+        let number = self.numbers.get(&pipeline.name).copied().unwrap_or(1);
+        let generation = generation(number, prepared, &outputs, &self.project.mask, &tap);
         Ok(Line {
             name: pipeline.name.clone(),
             topics: pipeline.source.topics.clone(),
@@ -281,14 +286,22 @@ impl Connector<'_> {
     }
 }
 
+/// Another generation for a line that runs, or the first column of its tables that would miss what is set.
+pub(super) fn fit(number: u64, prepared: &PreparedPipeline, line: &Line) -> Result<Generation, Problem> {
+    for (name, output) in &prepared.pipeline.outputs {
+        let open = line.outputs.iter().find(|open| open.name == *name);
+        if let Some(Wants::Cells(columns)) = open.map(|open| open.sink.wants()) {
+            let is_told = matches!(output, Output::Sqlite(settings) if settings.create.is_some());
+            for warning in check_opened_table(prepared, (name, output), columns, is_told)? {
+                tracing::warn!("{}", warning.to_string().replace("\n    ", "; "));
+            }
+        }
+    }
+    Ok(generation(number, prepared, &line.outputs, &line.mask, &line.tap))
+}
+
 /// The steps of a pipeline, fitted to its sinks.
-pub(super) fn generation(
-    number: u64,
-    prepared: &PreparedPipeline,
-    outputs: &[LineOutput],
-    mask: &Mask,
-    tap: &Tap,
-) -> Generation {
+fn generation(number: u64, prepared: &PreparedPipeline, outputs: &[LineOutput], mask: &Mask, tap: &Tap) -> Generation {
     let PreparedPipeline { pipeline, transforms } = prepared;
     let steps: Vec<Arc<dyn Transform>> =
         transforms.iter().map(|transform| Arc::clone(transform) as Arc<dyn Transform>).collect();

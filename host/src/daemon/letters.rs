@@ -145,7 +145,7 @@ impl Redrive {
     /// # Errors
     /// Where it could not run.
     pub async fn prepare(ready: &Ready, pipeline: &str, request: Request) -> Result<Self, LettersError> {
-        let Ready { project, pipelines } = ready;
+        let Ready { project, pipelines, .. } = ready;
         let known: Vec<&str> = pipelines.iter().map(|prepared| prepared.pipeline.name.as_str()).collect();
         let prepared = pipelines.iter().find(|prepared| prepared.pipeline.name == pipeline);
         let prepared = prepared.ok_or_else(|| LettersError::Words(unknown_pipeline(pipeline, &known)))?;
@@ -161,7 +161,15 @@ impl Redrive {
         let deadline = Instant::now() + project.settings.startup_wait;
         let services = services_of(&project, std::slice::from_ref(prepared)).await?;
         let (clock, telemetry) = (Arc::new(SystemClock), Telemetry::new());
-        let connector = Connector { project: &project, clock, telemetry, compute, services, deadline };
+        let connector = Connector {
+            project: &project,
+            clock,
+            telemetry,
+            compute,
+            services,
+            deadline,
+            numbers: std::collections::BTreeMap::new(),
+        };
         let line = connector.line(prepared, &Purpose::Redrive, &mut Vec::new()).await?;
         let (redriver, done) = (Redriver::new(line), AtomicU64::new(0));
         Ok(Self { pipeline: pipeline.to_owned(), place, redriver, request, choice, done })

@@ -8,6 +8,7 @@ mod connect;
 pub mod letters;
 pub mod replay;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,11 +21,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, Project};
+use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, ProcessEnvironment, Project};
 use crate::pipeline::compute::Compute;
 use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
+use crate::reload::{self, History, HistoryError, Reloader};
 use crate::startup::{self, PreparedPipeline, Services};
+use crate::status::reloads::Reloads;
 use crate::status::{Commands, StatusBoard};
 use crate::supervisor::Supervisor;
 use crate::telemetry::{LoggingError, Metric, Telemetry};
@@ -41,6 +44,8 @@ pub struct Ready {
     pub project: Project,
     /// Its pipelines with their plugins.
     pub pipelines: Vec<PreparedPipeline>,
+    /// The engine that runs them.
+    runtime: Arc<plugin::Runtime>,
 }
 
 /// A running daemon.
@@ -68,6 +73,9 @@ pub enum StartError {
     /// The admin address cannot be used, mostly as it is taken: its key, and what to write.
     #[error("{0}")]
     Admin(Problem),
+    /// The history of generations cannot be kept.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -92,12 +100,17 @@ impl Ready {
         environment: &dyn Environment,
         log: impl FnOnce(&LogSettings) -> Result<(), LoggingError>,
     ) -> Result<Self, StartError> {
+        let mut engine = None;
         let start = startup::start(dir, environment, |settings| {
             log(&settings.log)?;
-            Ok(plugin::Runtime::isolated(Some(&settings.cache_dir), compute_threads())?)
+            let runtime = plugin::Runtime::isolated(Some(&settings.cache_dir), compute_threads())?;
+            Ok(Arc::clone(engine.insert(runtime)))
         });
         match start {
-            Ok((project, pipelines)) => Ok(Self { project, pipelines }),
+            Ok((project, pipelines)) => {
+                let runtime = engine.expect("plugins were loaded with it");
+                Ok(Self { project, pipelines, runtime })
+            }
             Err(startup::StartError::Config(errors)) => Err(StartError::Config(errors)),
             Err(startup::StartError::Runtime(error)) => Err(error),
         }
@@ -116,7 +129,7 @@ impl Daemon {
     /// # Errors
     /// Where a service cannot be reached within the project's `startup_wait`, or refuses; then nothing runs.
     pub async fn start(ready: Ready) -> Result<Self, StartError> {
-        let Ready { project, pipelines } = ready;
+        let Ready { project, mut pipelines, runtime } = ready;
         let settings = &project.settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let telemetry = Telemetry::new();
@@ -133,14 +146,22 @@ impl Daemon {
             StatusBoard::new(started_ms).of_project(&project.dir).reached_by(&arguments_that_reach(&project, admin));
         let taps = Taps::default();
         let shown = admin::Shown { board: board.clone(), telemetry: telemetry.clone(), taps: taps.clone() };
-        let server = tokio::spawn(admin::serve(listener, shown, commands, shutdown.clone()));
+        let (reloads, words) = Reloads::channel();
+        let ways = admin::Ways { commands, reloads };
+        let server = tokio::spawn(admin::serve(listener, shown, ways, shutdown.clone()));
 
+        let history = History::open(&settings.reload.history_dir)?;
+        let numbers: BTreeMap<String, u64> = pipelines
+            .iter_mut()
+            .map(|prepared| (prepared.pipeline.name.clone(), reload::begin(&history, prepared, &runtime)))
+            .collect();
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         let connecting = async {
             let deadline = Instant::now() + settings.startup_wait;
             let services = services_of(&project, &pipelines).await?;
-            let telemetry = telemetry.clone();
-            let connector = connect::Connector { project: &project, clock, telemetry, compute, services, deadline };
+            let (telemetry, clock) = (telemetry.clone(), Arc::clone(&clock));
+            let connector =
+                connect::Connector { project: &project, clock, telemetry, compute, services, deadline, numbers };
             connector.all(&pipelines).await
         };
         let connected = match connecting.await {
@@ -153,6 +174,20 @@ impl Daemon {
         sample(connected.samplers, telemetry.clone(), shutdown.clone());
         let supervised = connected.pipelines;
         supervised.iter().for_each(|pipeline| taps.put(&pipeline.line.name, &pipeline.line.tap));
+        let lines = supervised.iter().map(|pipeline| Arc::clone(&pipeline.line));
+        let reloader = Reloader::new(reload::Parts {
+            dir: project.dir.clone(),
+            settings: settings.clone(),
+            environment: Arc::new(ProcessEnvironment),
+            runtime,
+            pipelines: pipelines.into_iter().zip(lines).collect(),
+            fit: Arc::new(connect::fit),
+            history,
+            board: board.clone(),
+            telemetry: telemetry.clone(),
+            clock,
+        });
+        tokio::spawn(reloader.run(words, shutdown.clone()));
         let running = Supervisor::run(supervised, board.clone(), settings.drain, received, shutdown.clone());
         let supervisor = tokio::spawn(running);
         Ok(Self { board, telemetry, admin, shutdown, supervisor, server })

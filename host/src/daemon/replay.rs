@@ -148,8 +148,15 @@ impl Replay {
             _ => {}
         }
         let (telemetry, clock) = (Telemetry::new(), Arc::clone(&clock));
-        let connector =
-            Connector { project: &project, clock: Arc::clone(&clock), telemetry, compute, services, deadline };
+        let connector = Connector {
+            project: &project,
+            clock: Arc::clone(&clock),
+            telemetry,
+            compute,
+            services,
+            deadline,
+            numbers: BTreeMap::new(),
+        };
         let connection = connector.kafka(pipeline, "source.kafka")?;
         let JournalSettings::Kafka { topic } = &pipeline.journal else {
             return words(format!(

@@ -314,7 +314,7 @@ impl<'a> Output<'a> {
     fn finish(mut self) -> TransformOutput {
         let fields = self.subscription.set_fields.iter().zip(&self.cells);
         self.output.set_fields = fields.map(|(field, cells)| set_column(field.field_type, cells)).collect();
-        self.output.usage = Usage { cpu_ns: CALL_CPU_NS, memory_bytes: 1 << 16 };
+        self.output.usage = Usage { records: 0, cpu_ns: CALL_CPU_NS, memory_bytes: 1 << 16 };
         self.output
     }
 }

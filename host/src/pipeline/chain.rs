@@ -350,7 +350,7 @@ impl Chain {
     /// A step has spoken: its failures are noted, and its rows are the next step's batch.
     fn go_on(&self, at: usize, mut stage: Stage, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
         output.effects.push((at, std::mem::take(&mut stage.output.effects)));
-        output.usage.push((at, stage.output.usage));
+        output.usage.push((at, Usage { records: stage.batch.len() as u64, ..stage.output.usage }));
         for failure in std::mem::take(&mut stage.output.failures) {
             let origin = stage.batch.origins[failure.row as usize];
             let record = || RecordFailure::new(&self.stage_name(at), &failure.code, &failure.message);

@@ -116,6 +116,7 @@ impl Meters {
         for (step, usage) in &output.usage {
             self.plugin_cpu(name(*step), usage.cpu_ns);
             let labels = [("pipeline", self.pipeline.as_str()), ("plugin", name(*step))];
+            self.telemetry.count(Metric::PluginRecords, &labels, usage.records);
             self.telemetry.gauge(Metric::PluginMemory, &labels, usage.memory_bytes as f64);
         }
         for ((step, code), records) in &output.skipped {
@@ -169,6 +170,11 @@ impl Meters {
     /// A batch is done.
     pub fn batch_done(&self, took: Duration) {
         self.telemetry.observe(Metric::LineSeconds, &[("pipeline", &self.pipeline)], took.as_secs_f64());
+    }
+
+    /// A partition went over to another generation.
+    pub fn gone_over(&self, pause: Duration) {
+        self.telemetry.observe(Metric::ReloadPause, &[("pipeline", &self.pipeline)], pause.as_secs_f64());
     }
 
     /// The pipeline was paused.

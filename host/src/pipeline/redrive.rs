@@ -115,8 +115,13 @@ impl Redriver {
             tracker: Mutex::new(tracker),
         });
         let (to_await, writes) = mpsc::channel(1);
-        let transforming =
-            Transforming { line: Arc::clone(&self.line), shared: Arc::clone(&shared), to_await, journaling: None };
+        let transforming = Transforming {
+            line: Arc::clone(&self.line),
+            shared: Arc::clone(&shared),
+            to_await,
+            journaling: None,
+            went_over: Mutex::default(),
+        };
         let transform = async {
             let transforming = transforming;
             transforming.batch(Arc::new(stamped)).await

@@ -402,6 +402,8 @@ pub enum MetricUpdate {
 /// What a call cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Records that were handed over; the line counts them.
+    pub records: u64,
     /// Thread CPU time in the guest, nanoseconds.
     pub cpu_ns: u64,
     /// The instance's linear memory after the call, bytes.

@@ -170,7 +170,8 @@ impl Task {
         let (to_await, writes) = mpsc::channel(WRITES_QUEUED_MAX);
         let reading = read(Arc::clone(&line), reader, Arc::clone(&shared), to_transform);
         let journaling = journaling.map(tokio::sync::Mutex::new);
-        let transforming = Transforming { line, shared: Arc::clone(&shared), to_await, journaling };
+        let (shared_too, went_over) = (Arc::clone(&shared), Mutex::default());
+        let transforming = Transforming { line, shared: shared_too, to_await, journaling, went_over };
         let transform = transforming.run(batches, stamper);
         tokio::try_join!(reading, transform, acknowledge(writes))?;
         shared.leave_as_found(start);

@@ -4,7 +4,7 @@
 //! part is a job of its own on the compute threads, so that other tasks get their turn, what fails is seen at once by
 //! the breaker, and a task that is stopped leaves the rest of a batch that was cut for whoever goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -44,6 +44,8 @@ pub(super) struct Transforming {
     pub(super) to_await: mpsc::Sender<Write>,
     /// None where the pipeline keeps no journal, or nothing new is decided. Nobody else asks for it.
     pub(super) journaling: Option<tokio::sync::Mutex<Journaling>>,
+    /// When it went over to another generation, of which nothing is on its way yet.
+    pub(super) went_over: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Transforming {
@@ -143,6 +145,7 @@ impl Transforming {
             return Flow::GoOn;
         }
         let at = Offset(stamped.source.offsets[row]);
+        let began = Instant::now();
         let mut next = Hand { from: at, generation: live, epochs: hand.epochs };
         if !hand.generation.is_same_version(&next.generation) {
             // Where that would be one epoch too many, it takes over behind what is redelivered.
@@ -157,10 +160,19 @@ impl Transforming {
                 *stamped = Arc::new(stamped.under(next.epochs, row));
             }
         }
-        let number = next.generation.number;
-        tracing::debug!(pipeline = %self.line.name, partition = %self.shared.partition, offset = %at, number, "went over");
         self.shared.hand_over(next);
+        *self.went_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         Flow::GoOn
+    }
+
+    /// The first part of another generation goes on its way.
+    fn note_gone_over(&self, generation: &Generation) {
+        let began = self.went_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pause) = began.map(|began| began.elapsed()) {
+            self.line.meters.gone_over(pause);
+            let (partition, number, pause_us) = (&self.shared.partition, generation.number, pause.as_micros() as u64);
+            tracing::debug!(pipeline = %self.line.name, %partition, generation = number, pause_us, "went over");
+        }
     }
 
     /// Makes known who handles the records from an offset on, whose last record below has this write time.
@@ -312,6 +324,7 @@ impl Transforming {
                 return Flow::Stop;
             }
         }
+        self.note_gone_over(generation);
         let offsets = &stamped.source.offsets[part.rows.clone()];
         if let [first, ..] = offsets
             && let [.., last] = offsets

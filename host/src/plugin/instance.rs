@@ -153,7 +153,7 @@ impl Instance {
             self.trap(kind, lie.to_string(), String::new(), cpu_ns)
         })?;
         let Checked { rows, data, set_fields, failures } = checked;
-        let usage = Usage { cpu_ns, memory_bytes: self.memory_bytes() as u64 };
+        let usage = Usage { records: 0, cpu_ns, memory_bytes: self.memory_bytes() as u64 };
         let effects = self.store.data_mut().effects.take();
         Ok(TransformOutput { rows, data, set_fields, failures, effects, usage })
     }

@@ -14,8 +14,9 @@ use super::imports::{check_imports, linker};
 use super::instance::{Instance, Plan};
 use super::{Capability, Runtime, subscription};
 use crate::config::{Limits, Mask};
+use crate::pipeline::decode::Extractor;
 use crate::pipeline::{LogLevel, LogLine, Subscription, Transform, TransformError, TransformInput, TransformOutput};
-use crate::record::Digest;
+use crate::record::{Batch, Digest, TopicPartition};
 
 /// Bytes of an artifact; a whole Python interpreter takes 18 MB.
 const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
@@ -84,6 +85,26 @@ impl WasmTransform {
             runtime: Arc::clone(runtime),
             first_words: logs,
         })
+    }
+
+    /// Compiles a plugin, unless it is in the cache: loading it is quick then.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or its code cannot be compiled.
+    pub fn compile(runtime: &Arc<Runtime>, name: &str, path: &Path, limits: Limits) -> Result<(), LoadError> {
+        let bytes = read(path)?;
+        let digest = describe(&bytes)?.digest;
+        runtime.component(name, &bytes, digest, limits.trusted).map(drop)
+    }
+
+    /// Calls it once, with a batch of no records: a plugin that cannot even do that is not fit for any.
+    ///
+    /// # Errors
+    /// What it did instead.
+    pub fn smoke(&self) -> Result<(), TransformError> {
+        let batch = Batch::new(TopicPartition::new("none", 0));
+        let columns: Vec<_> = Extractor::json(&self.subscription.value_fields).extract(&batch).columns;
+        self.apply_fresh(&TransformInput { batch: &batch, value_fields: &columns }).map(drop)
     }
 
     /// What a plugin that lacks a grant says against its configuration, so that one mistake does not hide the other. What

@@ -160,8 +160,8 @@ fn fit(draft: &Draft, loaded: &[(usize, Arc<WasmTransform>)]) -> Vec<Problem> {
     problems
 }
 
-/// Holds a table that was opened against what plugins set: warns of fields for which it has no column, where the files did
-/// not tell its columns.
+/// Holds a table that is open against what plugins set: warns of fields for which it has no column, where that was not told
+/// before (`is_told`: the files told its columns, or Cassandra was asked).
 ///
 /// # Errors
 /// The first column that would miss what a plugin sets.
@@ -169,6 +169,7 @@ pub(crate) fn check_opened_table(
     prepared: &PreparedPipeline,
     (name, output): (&str, &Output),
     columns: &[CellSpec],
+    is_told: bool,
 ) -> Result<Vec<Problem>, Problem> {
     let transforms = prepared.transforms.iter().enumerate();
     let steps: Vec<_> =
@@ -179,9 +180,7 @@ pub(crate) fn check_opened_table(
     if let Some(missed) = feeders.iter().flat_map(|feeder| table.columns_that_miss_what_is_set(feeder)).next() {
         return Err(missed);
     }
-    // Cassandra was asked before, and what the files say of a table to make has been told.
-    let is_news = matches!(output, Output::Sqlite(settings) if settings.create.is_none());
-    if !is_news {
+    if is_told {
         return Ok(Vec::new());
     }
     table.key = Some(Vec::new());

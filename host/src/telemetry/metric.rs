@@ -69,8 +69,12 @@ metrics! {
     Misrouted Counter "pelton_misrouted_records" ["pipeline"] "Records that came outside their partition's own queue; more than none is a bug";
     SourceBlocked Gauge "pelton_source_blocked" ["pipeline"] "1 while the source may not be read, or not all of it: permissions or credentials are missing";
     // the plugins
+    Generation Gauge "pelton_generation" ["pipeline"] "Number of the generation of its steps that is live";
+    Reloads Counter "pelton_reloads" ["pipeline", "outcome"] "Reloads by what became of them: settled, rolled_back, refused";
     Filtered Counter "pelton_filtered_records" ["pipeline"] "Records that a plugin let go";
     Skipped Counter "pelton_skipped_records" ["pipeline", "reason"] "Records passed over, by reason";
+    PluginRecords Counter "pelton_plugin_records" ["pipeline", "plugin"] "Records that a plugin was given, each once: attempts that came to nothing do not count";
+    ReloadPause Latency "pelton_reload_pause_seconds" ["pipeline"] "Time from the edge at which a partition goes over to another generation until the first part of that one is on its way to the sinks";
     PluginCpuSeconds Seconds "pelton_plugin_cpu_seconds" ["pipeline", "plugin"] "CPU time spent in a plugin";
     PluginMemory Gauge "pelton_plugin_memory_bytes" ["pipeline", "plugin"] "Linear memory of the plugin's instance that was called last";
     PluginTraps Counter "pelton_plugin_traps" ["pipeline", "plugin", "kind"] "Traps and limits hit, by kind";

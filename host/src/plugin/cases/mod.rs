@@ -9,14 +9,17 @@ mod broken;
 mod compare;
 mod format;
 mod run;
+mod told;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{self, ConfigErrors, ProcessEnvironment};
+use super::{LoadError, Runtime, WasmTransform};
+use crate::config::{self, ConfigErrors, Limits, Manifest, Mask, ProcessEnvironment};
 use crate::pipeline::Transform;
 
 pub use broken::ways_text;
@@ -61,9 +64,19 @@ pub enum CaseError {
     /// A line is not as it should be.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// `config.yaml` is broken.
+    /// `config.yaml` or the plugin's manifest is broken.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// The artifact cannot be loaded.
+    #[error("{artifact}, case {case}: {error}")]
+    Load {
+        /// Which artifact.
+        artifact: PathBuf,
+        /// With which case's configuration.
+        case: String,
+        /// Why not.
+        error: Box<LoadError>,
+    },
 }
 
 /// A plugin under test.
@@ -171,6 +184,41 @@ pub fn read_all(plugin_dir: &Path) -> Result<Vec<Case>, CaseError> {
         return Err(CaseError::None { dir });
     }
     dirs.into_iter().map(Case::read).collect()
+}
+
+/// Runs all cases of a plugin that are wanted, against an artifact, under the grants and limits of its own manifest.
+///
+/// # Errors
+/// Where a case, the manifest or the artifact cannot be read, or the artifact cannot be loaded with a case's configuration.
+pub fn run_all(
+    runtime: &Arc<Runtime>,
+    dir: &Path,
+    artifact: &Path,
+    wanted: impl Fn(&Case) -> bool,
+    bless: bool,
+) -> Result<Vec<CaseReport>, CaseError> {
+    let manifest_file = dir.join("plugin.yaml");
+    let manifest = if manifest_file.is_file() {
+        config::manifest(&manifest_file, &ProcessEnvironment)?
+    } else {
+        Manifest::default()
+    };
+    let limits = manifest.limits.over(Limits::default());
+    let bytes = std::fs::read(artifact).map_err(|source| CaseError::Io { path: artifact.to_owned(), source })?;
+    let name = artifact.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut reports = Vec::new();
+    for case in read_all(dir)?.iter().filter(|case| wanted(case)) {
+        // The configuration is the case's own, and a plugin is configured once.
+        let plugin = WasmTransform::from_bytes(runtime, &name, &bytes, &case.config, &manifest.grants, limits);
+        let plugin = plugin.map_err(|error| CaseError::Load {
+            artifact: artifact.to_owned(),
+            case: case.name.clone(),
+            error: Box::new(error),
+        })?;
+        plugin.tell_first_words(&Mask::default());
+        reports.push(case.run(&plugin, bless)?);
+    }
+    Ok(reports)
 }
 
 impl Case {

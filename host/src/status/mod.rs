@@ -4,6 +4,8 @@
 //! `pelton status`), with rates. Also the commands that come back: they are sent to the supervisor as [`Command`]s, and
 //! nothing here touches a task.
 
+pub mod reloads;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+
+use reloads::GenerationStatus;
 
 /// The whole process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +94,12 @@ pub struct PipelineStatus {
     /// Tries after the first.
     #[serde(default)]
     pub retries_total: u64,
+    /// The generation of its steps that is live. The [`StatusBoard`] fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationStatus>,
+    /// Why the last reload did not stay, where it did not. The [`StatusBoard`] fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl PipelineStatus {
@@ -113,6 +123,8 @@ impl PipelineStatus {
             skipped_total: 0,
             expired_total: 0,
             retries_total: 0,
+            generation: None,
+            refused: None,
         }
     }
 
@@ -239,6 +251,8 @@ type Totals = BTreeMap<String, (u64, u64)>;
 #[derive(Debug)]
 struct Board {
     current: Arc<ProcessStatus>,
+    /// The live generation by pipeline, and why the last reload did not stay.
+    generations: BTreeMap<String, (GenerationStatus, Option<String>)>,
     /// Earlier totals by pipeline (records, rows), oldest first; the first is at most a little older than the window.
     history: VecDeque<(Instant, Totals)>,
 }
@@ -255,7 +269,7 @@ impl StatusBoard {
             phase: Phase::Starting,
             pipelines: Vec::new(),
         };
-        let board = Board { current: Arc::new(current), history: VecDeque::new() };
+        let board = Board { current: Arc::new(current), generations: BTreeMap::new(), history: VecDeque::new() };
         Self { inner: Arc::new(RwLock::new(board)), reached_by: None }
     }
 
@@ -305,10 +319,34 @@ impl StatusBoard {
                 }
             }
         }
+        for pipeline in &mut pipelines {
+            if let Some((generation, refused)) = board.generations.get(&pipeline.name) {
+                pipeline.generation = Some(generation.clone());
+                pipeline.refused.clone_from(refused);
+            }
+        }
         let totals = pipelines.iter().map(|pipeline| (pipeline.name.clone(), totals_of(pipeline))).collect();
         board.history.push_back((now, totals));
         let current = ProcessStatus { phase, pipelines, ..(*board.current).clone() };
         board.current = Arc::new(current);
+    }
+
+    /// This generation of a pipeline is live from now on, or has become this.
+    pub fn note_generation(&self, pipeline: &str, generation: GenerationStatus) {
+        let mut board = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let refused = board.generations.remove(pipeline).and_then(|(last, refused)| {
+            // What has gone live since is another word.
+            refused.filter(|_| last.number >= generation.number)
+        });
+        board.generations.insert(pipeline.to_owned(), (generation, refused));
+    }
+
+    /// The last reload of a pipeline did not stay.
+    pub fn note_refused(&self, pipeline: &str, why: &str) {
+        let mut board = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, refused)) = board.generations.get_mut(pipeline) {
+            *refused = Some(why.to_owned());
+        }
     }
 
     /// The newest snapshot.

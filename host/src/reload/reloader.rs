@@ -1,0 +1,499 @@
+//! The one who replaces generations: one loop, so that two reloads never interleave.
+//!
+//! In: words from the admin interface, files that have changed, the end of a probation. Out: generations that go live, are
+//! settled or rolled back, each told in the log, the metrics, the status and the history. What it does with files and
+//! guests runs beside the threads that records wait for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::candidate::{self, Anew, Stages};
+use super::history::History;
+use super::watch::Watch;
+use crate::clock::Clock;
+use crate::config::{Environment, Pipeline, Poison, Problem, Settings};
+use crate::pipeline::Transform as _;
+use crate::pipeline::generation::Generation;
+use crate::pipeline::line::Line;
+use crate::pipeline::probation::{Probation, Rules};
+use crate::plugin::Runtime;
+use crate::startup::PreparedPipeline;
+use crate::status::StatusBoard;
+use crate::status::reloads::{
+    GenerationStatus, PipelineReload, PluginVersion, ReloadAnswer, ReloadError, ReloadRequest, Stage, Word,
+};
+use crate::telemetry::{Metric, Telemetry};
+
+/// How often files are looked at: one that stands still for as long is no longer written to.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Makes a generation of prepared steps that fits a line's sinks, or says which column would miss what is set.
+pub type Fit = Arc<dyn Fn(u64, &PreparedPipeline, &Line) -> Result<Generation, Problem> + Send + Sync>;
+
+/// What it is made of.
+pub struct Parts {
+    /// The project directory.
+    pub dir: PathBuf,
+    /// Its settings at start.
+    pub settings: Settings,
+    /// Where `${NAME}` comes from.
+    pub environment: Arc<dyn Environment + Send + Sync>,
+    /// The engine.
+    pub runtime: Arc<Runtime>,
+    /// The pipelines that run.
+    pub pipelines: Vec<(PreparedPipeline, Arc<Line>)>,
+    /// Makes generations.
+    pub fit: Fit,
+    /// What was before.
+    pub history: History,
+    /// Where the status is told.
+    pub board: StatusBoard,
+    /// Where it is counted.
+    pub telemetry: Telemetry,
+    /// The wall.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Replaces generations.
+pub struct Reloader {
+    parts: Parts,
+    running: BTreeMap<String, Running>,
+    watch: Watch,
+    probations: JoinSet<Ended>,
+}
+
+/// A pipeline, and what is live of it.
+struct Running {
+    line: Arc<Line>,
+    /// The generation that it put live last.
+    generation: Arc<Generation>,
+    prepared: PreparedPipeline,
+    status: GenerationStatus,
+    before: Option<Box<Before>>,
+}
+
+/// The generation before, kept warm.
+struct Before {
+    generation: Arc<Generation>,
+    prepared: PreparedPipeline,
+    status: GenerationStatus,
+}
+
+/// A probation has ended: with the cause of a breach, or well.
+struct Ended {
+    pipeline: String,
+    number: u64,
+    breach: Option<String>,
+}
+
+impl Reloader {
+    /// For pipelines that are about to run.
+    #[must_use]
+    pub fn new(mut parts: Parts) -> Self {
+        let pipelines = std::mem::take(&mut parts.pipelines);
+        let mut reloader =
+            Self { parts, running: BTreeMap::new(), watch: Watch::default(), probations: JoinSet::new() };
+        for (prepared, line) in pipelines {
+            let name = prepared.pipeline.name.clone();
+            let number = line.live.get().number;
+            let status = reloader.status(number, &prepared, Stage::Settled, "start");
+            let is_known = reloader.parts.history.last_live(&name).is_some_and(|last| last.number == number);
+            let generation = line.live.get();
+            let running = Running { line, generation, prepared, status, before: None };
+            reloader.running.insert(name.clone(), running);
+            reloader.keep_artifacts(&name);
+            if is_known {
+                reloader.show(&name);
+            } else {
+                reloader.tell(&name);
+            }
+        }
+        reloader.watch.take(reloader.files());
+        reloader
+    }
+
+    /// Runs until `shutdown`.
+    pub(crate) async fn run(mut self, mut words: mpsc::Receiver<Word>, shutdown: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(word) = words.recv() => self.word(word).await,
+                Some(Ok(ended)) = self.probations.join_next() => self.ended(ended),
+                _ = look.tick(), if self.parts.settings.reload.watch => {
+                    let files = self.files();
+                    if self.watch.has_changed(files) {
+                        self.reload(&ReloadRequest::default(), "watch").await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn word(&mut self, word: Word) {
+        match word {
+            Word::Reload(request, reply) => {
+                let known = |running: &Running| is_meant(&request, &running.prepared.pipeline);
+                let answer = match &request.what {
+                    Some(name) if !self.running.values().any(known) => Err(self.unknown(name)),
+                    _ => Ok(self.reload(&request, "reload").await),
+                };
+                drop(reply.send(answer));
+            }
+            Word::Rollback(name, reply) => drop(reply.send(self.rollback(&name))),
+            Word::Generations(name, reply) => {
+                let is_known = self.running.contains_key(&name);
+                let answer = if is_known { Ok(self.parts.history.of(&name)) } else { Err(self.unknown(&name)) };
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    fn unknown(&self, name: &str) -> ReloadError {
+        let steps = self.running.values().flat_map(|running| &running.prepared.pipeline.steps);
+        let plugins = steps.map(|step| step.plugin.as_str());
+        let mut known: Vec<&str> = self.running.keys().map(String::as_str).chain(plugins).collect();
+        known.sort_unstable();
+        known.dedup();
+        ReloadError::Unknown { name: name.to_owned(), known: known.join(", ") }
+    }
+
+    /// The files whose change is a reason to reload.
+    fn files(&self) -> Vec<PathBuf> {
+        let pipelines = self.running.values().map(|running| &running.prepared.pipeline);
+        let of = |pipeline: &Pipeline| {
+            let artifacts = pipeline.steps.iter().map(|step| step.artifact.clone());
+            artifacts.chain([self.parts.dir.join(&pipeline.file)]).collect::<Vec<_>>()
+        };
+        pipelines.flat_map(of).collect()
+    }
+
+    // ------------------------------------------------------------------------------------------------------ the way in
+
+    async fn reload(&mut self, request: &ReloadRequest, trigger: &str) -> ReloadAnswer {
+        let (dir, environment) = (self.parts.dir.clone(), Arc::clone(&self.parts.environment));
+        let runtime = Arc::clone(&self.parts.runtime);
+        let read = tokio::task::spawn_blocking(move || candidate::read(&dir, &*environment, &runtime)).await;
+        let names: Vec<String> = self
+            .running
+            .iter()
+            .filter(|(_, r)| is_meant(request, &r.prepared.pipeline))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut answer = ReloadAnswer {
+            settles_in_ms: self.parts.settings.reload.settle.as_millis() as u64,
+            ..ReloadAnswer::default()
+        };
+        match read {
+            Ok(Ok(mut anew)) => {
+                for name in names {
+                    let prepared = anew.pipelines.remove(&name);
+                    answer.pipelines.push(self.one(&name, prepared, &anew, (request.force, trigger)).await);
+                }
+            }
+            Ok(Err((problems, stages))) => {
+                let causes: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                for name in names {
+                    answer.pipelines.push(self.refuse(&name, Stages::after(stages.clone()), causes.clone()));
+                }
+            }
+            Err(error) => {
+                for name in names {
+                    let causes = vec![format!("an internal fault: {error}")];
+                    answer.pipelines.push(self.refuse(&name, Stages::after(Vec::new()), causes));
+                }
+            }
+        }
+        // What was read now is what is watched from now on.
+        let files = self.files();
+        self.watch.take(files);
+        answer
+    }
+
+    /// Takes one pipeline through the stages.
+    async fn one(
+        &mut self,
+        name: &str,
+        prepared: Option<PreparedPipeline>,
+        anew: &Anew,
+        (force, trigger): (bool, &str),
+    ) -> PipelineReload {
+        let mut stages = Stages::after(anew.stages.clone());
+        let Some(prepared) = prepared else {
+            let cause = "its file is gone: a pipeline is removed by a restart".to_owned();
+            return self.refuse(name, stages, vec![cause]);
+        };
+        let running = &self.running[name];
+        if is_same(&prepared, &running.prepared) {
+            let live = running.line.live.get().number;
+            return PipelineReload {
+                pipeline: name.to_owned(),
+                live,
+                unchanged: true,
+                stages: Vec::new(),
+                refused: Vec::new(),
+            };
+        }
+        if let Some(what) = beyond_steps(&prepared.pipeline, &running.prepared.pipeline) {
+            let cause =
+                format!("its {what} has changed, which needs a restart: only steps are replaced while records flow");
+            return self.refuse(name, stages, vec![cause]);
+        }
+        let version = self.status(0, &prepared, Stage::Live, trigger);
+        let digests: Vec<String> = version.plugins.iter().map(|plugin| plugin.digest.clone()).collect();
+        if let Some(last) = self.parts.history.rolled_back(name, &digests, &version.configuration)
+            && !force
+        {
+            let cause = last.cause.clone().unwrap_or_default();
+            let command = self.parts.board.command("reload --force", name);
+            let cause = format!("this version was rolled back before ({cause}); `{command}` tries it again");
+            return self.refuse(name, stages, vec![cause]);
+        }
+        let (again, runtime) = (prepared.clone(), Arc::clone(&self.parts.runtime));
+        let rehearsed = tokio::task::spawn_blocking(move || {
+            let result = candidate::rehearse(&again, &runtime, &mut stages);
+            (stages, result)
+        });
+        let (mut stages, result) = match rehearsed.await {
+            Ok(rehearsed) => rehearsed,
+            Err(error) => {
+                return self.refuse(
+                    name,
+                    Stages::after(anew.stages.clone()),
+                    vec![format!("an internal fault: {error}")],
+                );
+            }
+        };
+        if let Err(causes) = result {
+            return self.refuse(name, stages, causes);
+        }
+        let number = self.parts.history.next(name);
+        match (self.parts.fit)(number, &prepared, &self.running[name].line) {
+            Ok(generation) => {
+                stages.reach(Stage::Live, "");
+                self.go_live(name, generation, prepared, trigger);
+                let live = self.running[name].line.live.get().number;
+                PipelineReload {
+                    pipeline: name.to_owned(),
+                    live,
+                    unchanged: false,
+                    stages: stages.into_reached(),
+                    refused: Vec::new(),
+                }
+            }
+            Err(problem) => self.refuse(name, stages, vec![anew.project.place(problem).to_string()]),
+        }
+    }
+
+    fn go_live(&mut self, name: &str, generation: Generation, prepared: PreparedPipeline, trigger: &str) {
+        let status = self.status(generation.number, &prepared, Stage::Live, trigger);
+        let running = self.running.get_mut(name).expect("it runs");
+        let before = running.line.live.get();
+        // Two generations back is one too many.
+        before.probation.iter().for_each(Probation::forget);
+        let rules =
+            if prepared.pipeline.errors.poison == Poison::Stop { Rules::default().strict() } else { Rules::default() };
+        let generation = Arc::new(generation.on(Probation::after(Arc::clone(&before), rules)));
+        let kept = Before {
+            generation: before,
+            prepared: std::mem::replace(&mut running.prepared, prepared),
+            status: std::mem::replace(&mut running.status, status),
+        };
+        running.before = Some(Box::new(kept));
+        running.generation = Arc::clone(&generation);
+        self.keep_artifacts(name);
+        // It is known before it writes.
+        self.tell(name);
+        self.running[name].line.live.put(Arc::clone(&generation));
+        self.watch_over(name, generation);
+    }
+
+    /// Waits for the end of a probation beside the loop.
+    fn watch_over(&mut self, name: &str, generation: Arc<Generation>) {
+        let (pipeline, settle) = (name.to_owned(), self.parts.settings.reload.settle);
+        self.probations.spawn(async move {
+            let number = generation.number;
+            let Some(probation) = &generation.probation else { return Ended { pipeline, number, breach: None } };
+            let breach = tokio::time::timeout(settle, probation.breached()).await.ok();
+            probation.close();
+            Ended { pipeline, number, breach }
+        });
+    }
+
+    fn refuse(&mut self, name: &str, mut stages: Stages, causes: Vec<String>) -> PipelineReload {
+        stages.reach(Stage::Refused, "");
+        for cause in &causes {
+            tracing::error!(
+                pipeline = name,
+                "reload refused, the old version runs on: {}",
+                cause.replace("\n    ", "; ")
+            );
+        }
+        self.count(name, "refused");
+        self.parts.board.note_refused(name, &causes.join("; "));
+        let live = self.running[name].line.live.get().number;
+        PipelineReload {
+            pipeline: name.to_owned(),
+            live,
+            unchanged: false,
+            stages: stages.into_reached(),
+            refused: causes,
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------------- and back out
+
+    fn ended(&mut self, ended: Ended) {
+        let Ended { pipeline, number, breach } = ended;
+        let Some(running) = self.running.get_mut(&pipeline).filter(|running| running.status.number == number) else {
+            // Another has taken its place meanwhile.
+            return;
+        };
+        if let Some(cause) = breach {
+            self.back(&pipeline, cause);
+            return;
+        }
+        running.status.stage = Stage::Settled;
+        running.status.at_ms = self.parts.clock.now_ms();
+        tracing::info!(pipeline, generation = number, "settled");
+        self.count(&pipeline, "settled");
+        self.tell(&pipeline);
+    }
+
+    fn rollback(&mut self, name: &str) -> Result<PipelineReload, ReloadError> {
+        let Some(running) = self.running.get(name) else { return Err(self.unknown(name)) };
+        if running.before.is_none() {
+            return Err(ReloadError::NothingBefore(name.to_owned()));
+        }
+        self.back(name, "rolled back by an operator".to_owned());
+        let mut stages = Stages::after(Vec::new());
+        stages.reach(Stage::RolledBack, "");
+        let live = self.running[name].line.live.get().number;
+        Ok(PipelineReload {
+            pipeline: name.to_owned(),
+            live,
+            unchanged: false,
+            stages: stages.into_reached(),
+            refused: Vec::new(),
+        })
+    }
+
+    /// The one before is live again.
+    fn back(&mut self, name: &str, cause: String) {
+        let now_ms = self.parts.clock.now_ms();
+        let running = self.running.get_mut(name).expect("it runs");
+        let Some(before) = running.before.take() else { return };
+        let Before { generation, prepared, status } = *before;
+        let handled = running.generation.handled();
+        let handled: Vec<String> = handled
+            .into_iter()
+            .map(|(partition, (from, until))| format!("{partition}:{from}-{}", until.0 - 1))
+            .collect();
+        // Where it was a breach, the line has gone back already.
+        if !Arc::ptr_eq(&running.line.live.get(), &generation) {
+            running.line.live.put(Arc::clone(&generation));
+        }
+        let gone = std::mem::replace(&mut running.status, status);
+        (running.prepared, running.generation) = (prepared, Arc::clone(&generation));
+        running.status.at_ms = now_ms + 1;
+        running.status.stage = Stage::Settled;
+        "rollback".clone_into(&mut running.status.trigger);
+        tracing::error!(
+            pipeline = name,
+            generation = gone.number,
+            live = generation.number,
+            ?handled,
+            "rolled back: {cause}"
+        );
+        let gone = GenerationStatus { stage: Stage::RolledBack, at_ms: now_ms, cause: Some(cause), handled, ..gone };
+        self.count(name, "rolled_back");
+        let why = format!("generation {} was rolled back: {}", gone.number, gone.cause.as_deref().unwrap_or_default());
+        self.parts.board.note_refused(name, &why);
+        self.note(name, gone);
+        self.tell(name);
+    }
+
+    // ------------------------------------------------------------------------------------------------- what is told of it
+
+    fn status(&self, number: u64, prepared: &PreparedPipeline, stage: Stage, trigger: &str) -> GenerationStatus {
+        let plugins = prepared.transforms.iter().map(|transform| PluginVersion {
+            name: transform.name().to_owned(),
+            digest: transform.digest().to_string(),
+        });
+        GenerationStatus {
+            number,
+            plugins: plugins.collect(),
+            configuration: prepared.pipeline.digest.short(),
+            stage,
+            at_ms: self.parts.clock.now_ms(),
+            trigger: trigger.to_owned(),
+            cause: None,
+            handled: Vec::new(),
+        }
+    }
+
+    fn keep_artifacts(&self, name: &str) {
+        let prepared = &self.running[name].prepared;
+        for (step, transform) in prepared.pipeline.steps.iter().zip(&prepared.transforms) {
+            if let Err(error) = self.parts.history.keep(step, &transform.digest()) {
+                tracing::warn!(pipeline = name, "{error}");
+            }
+        }
+    }
+
+    /// Tells what the pipeline's generation has become.
+    fn tell(&mut self, name: &str) {
+        self.note(name, self.running[name].status.clone());
+        self.show(name);
+    }
+
+    fn show(&self, name: &str) {
+        let status = &self.running[name].status;
+        tracing::info!(pipeline = name, generation = status.number, stage = %status.stage, trigger = status.trigger, "generation");
+        self.parts.telemetry.gauge(Metric::Generation, &[("pipeline", name)], status.number as f64);
+        self.parts.board.note_generation(name, status.clone());
+    }
+
+    fn note(&mut self, name: &str, status: GenerationStatus) {
+        if let Err(error) = self.parts.history.note(name, status) {
+            tracing::warn!(pipeline = name, "{error}");
+        }
+    }
+
+    fn count(&self, name: &str, outcome: &str) {
+        self.parts.telemetry.count(Metric::Reloads, &[("pipeline", name), ("outcome", outcome)], 1);
+    }
+}
+
+/// Whether a request is about a pipeline.
+fn is_meant(request: &ReloadRequest, pipeline: &Pipeline) -> bool {
+    let is_its = |what: &String| *what == pipeline.name || pipeline.steps.iter().any(|step| step.plugin == *what);
+    request.what.as_ref().is_none_or(is_its)
+}
+
+/// Whether nothing about the steps has changed, nor anything else.
+fn is_same(one: &PreparedPipeline, other: &PreparedPipeline) -> bool {
+    let digests = |prepared: &PreparedPipeline| prepared.transforms.iter().map(|t| t.digest()).collect::<Vec<_>>();
+    one.pipeline == other.pipeline && digests(one) == digests(other)
+}
+
+/// What of a pipeline has changed beside its steps.
+fn beyond_steps(one: &Pipeline, other: &Pipeline) -> Option<&'static str> {
+    let Pipeline { source, keyed_by: _, outputs, dead_letters, journal, batch, errors, .. } = one;
+    let changed = [
+        ("source", *source != other.source),
+        ("outputs", *outputs != other.outputs),
+        ("dead_letters", *dead_letters != other.dead_letters),
+        ("journal", *journal != other.journal),
+        ("batch", *batch != other.batch),
+        ("errors", *errors != other.errors),
+    ];
+    changed.into_iter().find(|(_, is_other)| *is_other).map(|(what, _)| what)
+}

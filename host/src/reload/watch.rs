@@ -1,0 +1,75 @@
+//! Notices that files of a project have changed.
+//!
+//! In: which files, and how they look now. Out: that they have changed, once they look the same at two looks in a row: a
+//! file that is being written is waited for. Looks at size, time and inode alone, so that it sees a link that was put in
+//! another place, as container platforms do it, and works on every file system.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+/// How files look: none for one that is not there.
+type Look = BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>;
+
+/// Watches files.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// As they looked when they were last taken over.
+    taken: Look,
+    /// As they looked last.
+    last: Look,
+}
+
+impl Watch {
+    /// Looks at these files, and takes them as they are.
+    pub(super) fn take(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        self.taken = look(files);
+        self.last = self.taken.clone();
+    }
+
+    /// Looks at these files: whether they are other than when they were taken, and nobody writes to them any more. They
+    /// are taken then.
+    pub(super) fn has_changed(&mut self, files: impl IntoIterator<Item = PathBuf>) -> bool {
+        let now = look(files);
+        let is_still = now == self.last;
+        self.last = now;
+        let has_changed = is_still && self.last != self.taken;
+        if has_changed {
+            self.taken.clone_from(&self.last);
+        }
+        has_changed
+    }
+}
+
+fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
+    let of = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+    };
+    files.into_iter().map(|path| (path.clone(), of(&path))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_changed_once_it_stands_still() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("a.wasm");
+        let files = || [file.clone(), dir.path().join("not there")];
+        std::fs::write(&file, "one").expect("written");
+        let mut watch = Watch::default();
+        watch.take(files());
+        assert!(!watch.has_changed(files()));
+        std::fs::write(&file, "two, half").expect("written");
+        assert!(!watch.has_changed(files()), "it may still be written to");
+        std::fs::write(&file, "two, half written").expect("written");
+        assert!(!watch.has_changed(files()));
+        assert!(watch.has_changed(files()));
+        assert!(!watch.has_changed(files()), "once");
+        std::fs::remove_file(&file).expect("removed");
+        assert!(!watch.has_changed(files()));
+        assert!(watch.has_changed(files()));
+    }
+}
