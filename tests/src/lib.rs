@@ -9,3 +9,4 @@ pub mod papers;
 pub mod process;
 pub mod proxy;
 pub mod services;
+pub mod stamps;

@@ -26,5 +26,6 @@ mod other_languages;
 mod own_brokers;
 mod own_kafka;
 mod present;
+mod reload;
 mod replay;
 mod restarted;

@@ -1,14 +1,14 @@
 //! One run: a project, a daemon, records and reloads side by side, then the comparison.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use pelton::admin::client::AdminClient;
-use pelton::record::Digest;
 use pelton::status::reloads::ReloadRequest;
-use pelton_tests::process::{Process, get, metric, program, repository, until};
+use pelton_tests::process::{Process, get, metric, program, until};
 use pelton_tests::services::{cassandra_contact_point, kafka_brokers, unique};
+use pelton_tests::stamps::Stamps;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient as Topics, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,28 +24,7 @@ use super::{Failure, Options};
 const PARTITIONS: i32 = 4;
 /// Records whose rows share a partition of the table.
 const BUCKET: u64 = 50;
-/// What stands in the artifact, and is replaced.
-const VERSION: &[u8] = b"version 0000000000000000";
 const ALL_DONE: Duration = Duration::from_secs(1_800);
-
-/// A version of the plugin.
-struct Version {
-    name: String,
-    artifact: Vec<u8>,
-    digest: String,
-}
-
-impl Version {
-    fn of(artifact: &[u8], number: u64) -> Result<Self, Failure> {
-        let name = format!("version {number:016}");
-        let at = artifact.windows(VERSION.len()).position(|bytes| bytes == VERSION);
-        let at = at.ok_or("the artifact of tests/plugins/stamps has no version in it")?;
-        let mut artifact = artifact.to_vec();
-        artifact[at..at + VERSION.len()].copy_from_slice(name.as_bytes());
-        let digest = Digest::of(&artifact).short();
-        Ok(Self { name, artifact, digest })
-    }
-}
 
 /// Topics and a keyspace of the run's own, and the project that uses them.
 struct Place {
@@ -57,7 +36,7 @@ struct Place {
 }
 
 impl Place {
-    async fn make(first: &Version) -> Result<Self, Failure> {
+    async fn make(first: &Stamps) -> Result<Self, Failure> {
         let (brokers, topic, keyspace) = (kafka_brokers(), unique("reload"), unique("reload").replace('-', "_"));
         let topics: Topics<_> = ClientConfig::new().set("bootstrap.servers", &brokers).create()?;
         let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
@@ -73,7 +52,7 @@ impl Place {
         Ok(place)
     }
 
-    fn write(&self, first: &Version) -> Result<(), Failure> {
+    fn write(&self, first: &Stamps) -> Result<(), Failure> {
         let dir = self.project.path();
         std::fs::create_dir_all(dir.join("pipelines"))?;
         std::fs::create_dir_all(dir.join("plugins"))?;
@@ -95,13 +74,9 @@ impl Place {
         self.put(first)
     }
 
-    /// Puts a version in the place of the other, as a whole.
-    fn put(&self, version: &Version) -> Result<(), Failure> {
-        let artifact = self.project.path().join("plugins/stamps.wasm");
-        let beside = artifact.with_extension("part");
-        std::fs::write(&beside, &version.artifact)?;
-        std::fs::rename(beside, artifact)?;
-        Ok(())
+    /// Puts a version in the place of the other.
+    fn put(&self, version: &Stamps) -> Result<(), Failure> {
+        Ok(version.put(&self.project.path().join("plugins/stamps.wasm"))?)
     }
 
     async fn remove(&self) {
@@ -118,23 +93,15 @@ impl Place {
     }
 }
 
-fn artifact() -> Result<Vec<u8>, Failure> {
-    let path: PathBuf = repository().join("tests/plugins/stamps/stamps.wasm");
-    std::fs::read(&path).map_err(|error| {
-        format!("{}: {error}; build it with: pelton plugin build tests/plugins", path.display()).into()
-    })
-}
-
 pub(super) async fn run(options: &Options) -> Result<Report, Failure> {
-    let artifact = artifact()?;
-    let versions = [Version::of(&artifact, 1)?, Version::of(&artifact, 2)?];
+    let versions = [Stamps::of("version", 1)?, Stamps::of("version", 2)?];
     let place = Place::make(&versions[0]).await?;
     let outcome = with_daemon(options, &place, &versions).await;
     place.remove().await;
     outcome
 }
 
-async fn with_daemon(options: &Options, place: &Place, versions: &[Version; 2]) -> Result<Report, Failure> {
+async fn with_daemon(options: &Options, place: &Place, versions: &[Stamps; 2]) -> Result<Report, Failure> {
     let log = place.project.path().join("daemon.log");
     let mut daemon = Process::start(Command::new(program("pelton")).arg("run").arg(place.project.path()), &log);
     let admin = daemon.admin().await;
@@ -242,7 +209,7 @@ fn pauses(log: &Path) -> Result<Vec<u64>, Failure> {
     Ok(text.lines().filter(|line| line.contains("went over")).filter_map(of).collect())
 }
 
-async fn compare(place: &Place, versions: &[Version; 2], report: &mut Report) -> Result<(), Failure> {
+async fn compare(place: &Place, versions: &[Stamps; 2], report: &mut Report) -> Result<(), Failure> {
     let places = look::places(&place.brokers, &place.topic, report.records)?;
     let claims = look::claims(&place.brokers, &place.journal())?;
     let rows = look::versions(&place.session, &format!("{}.rows", place.keyspace)).await?;
@@ -254,7 +221,7 @@ async fn compare(place: &Place, versions: &[Version; 2], report: &mut Report) ->
             report.lost += 1;
             continue;
         };
-        let at = versions.iter().position(|known| known.name == *version);
+        let at = versions.iter().position(|known| known.text == *version);
         let is_right = at.is_some_and(|at| claimed.is_some_and(|(_, digest)| *digest == versions[at].digest));
         if let Some(at) = at {
             report.rows_of[at] += 1;
