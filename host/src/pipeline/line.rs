@@ -141,12 +141,13 @@ impl Line {
         }
     }
 
-    /// Runs a part of a batch through the chain and encodes what comes out. Called on a compute thread.
+    /// Runs a part of a batch, which has [entered](Chain::enter) the chain, and encodes what comes out. Called on a
+    /// compute thread.
     ///
     /// # Errors
     /// Where it has to be run again, whole or in parts: then nothing of this run counts.
-    pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut said = self.run(part, run, stamped);
+    pub async fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut said = self.run(part, run, stamped).await;
         match &mut said {
             Ok(processed) => mask_processed(&self.mask, processed),
             Err(halt) => mask_halt(&self.mask, halt),
@@ -154,8 +155,8 @@ impl Line {
         said
     }
 
-    fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut chain = self.chain.run(part, run)?;
+    async fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut chain = self.chain.run(part, run).await?;
         let mut failures = std::mem::take(&mut chain.failures);
         let stages = std::mem::take(&mut chain.stages);
         let Stamped { source, write_times, generation, .. } = stamped;

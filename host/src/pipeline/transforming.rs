@@ -113,12 +113,13 @@ impl Transforming {
     async fn process(&self, stamped: &Arc<Stamped>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
         let (line, stamped, rows, run) = (Arc::clone(&self.line), Arc::clone(stamped), part.rows.clone(), part.run);
         let (begin, mut begun) = tokio::sync::oneshot::channel();
-        let mut running = std::pin::pin!(self.line.compute.run(move || {
+        let mut running = std::pin::pin!(self.line.compute.run(async move {
+            let _entered = line.chain.enter().await;
             // Nobody may listen any more: a task that was stopped.
             let _ = begin.send(());
             let is_whole = rows.len() == stamped.source.len();
             let batch = if is_whole { Arc::clone(&stamped.source) } else { Arc::new(stamped.source.select(rows)) };
-            line.process(batch, run, &stamped)
+            line.process(batch, run, &stamped).await
         }));
         // Other tasks stand before this one in the queue, and guests have limits of their own. What runs beyond all of
         // them hangs: of that the watchdog is told no longer.
