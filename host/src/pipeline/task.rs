@@ -199,7 +199,10 @@ impl Committed {
         let told = is_told.then(|| timeline.checkpoint(start.0, h, &line.digests, &line.configuration));
         let exact = timeline.exactly_at(start.0).filter(|_| checkpoint.is_none()).map(|entry| entry.h);
         let before = checkpoint.as_ref().or(told.as_ref());
-        let plan = EpochPlan::at_assignment(before, &line.digests, &line.configuration, start.0, end_at_start.0)?;
+        let mut plan = EpochPlan::at_assignment(before, &line.digests, &line.configuration, start.0, end_at_start.0)?;
+        if line.chain.asks().is_some() {
+            plan = plan.above_other_answers(before, start.0, end_at_start.0);
+        }
         let term = timeline.term.max(checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.term)) + 1;
         let walls = timeline.walls_from(start.0);
         let stamper = Stamper::first(exact.unwrap_or(h).max(line.timestamp_floor), plan, &walls);
