@@ -126,6 +126,7 @@ fn test(runtime: &std::sync::Arc<Runtime>, dir: &Path, artifact: &Path, args: &A
         // The configuration is the case's own, and a plugin is configured once.
         let plugin = WasmTransform::from_bytes(runtime, &name, &bytes, &case.config, &manifest.grants, limits)
             .map_err(|error| Failure::new(format_args!("{}, case {}: {error}", artifact.display(), case.name)))?;
+        let plugin = plugin.answered_by(case.answers());
         plugin.tell_first_words(&Mask::default());
         reports.push(case.run(&plugin, args.bless)?);
     }

@@ -18,6 +18,7 @@ use crate::config::{
     ConfigErrors, DeadLetterSettings, ErrorSettings, JournalSettings, KafkaConnection, Output, Pipeline, Poison,
     Problem, Project, TableOutput, Tombstones,
 };
+use crate::egress::Report;
 use crate::kafka::{self, KafkaDeadLetters, KafkaJournal, KafkaRanges, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::chain::Chain;
@@ -185,6 +186,9 @@ impl Connector<'_> {
                 (letters, None, errors)
             }
         };
+        for transform in &prepared.transforms {
+            transform.report_requests(self.requests_of(&pipeline.name, transform.name()));
+        }
         let encoder = Arc::new(Encoder { format: pipeline.source.format, set_fields });
         Ok(Line {
             name: pipeline.name.clone(),
@@ -206,6 +210,16 @@ impl Connector<'_> {
             timestamp_floor: timestamp_floor(&pipeline.outputs),
             excess: Excess::default(),
             journal,
+        })
+    }
+
+    /// Counts the requests of a plugin, also of attempts that come to nothing: they were made.
+    fn requests_of(&self, pipeline: &str, plugin: &str) -> Report {
+        let (telemetry, pipeline, plugin) = (self.telemetry.clone(), pipeline.to_owned(), plugin.to_owned());
+        Box::new(move |exchange| {
+            let labels = [("pipeline", pipeline.as_str()), ("plugin", plugin.as_str()), ("outcome", exchange.outcome)];
+            telemetry.count(Metric::HttpRequests, &labels, 1);
+            telemetry.observe(Metric::HttpSeconds, &labels[..2], exchange.took.as_secs_f64());
         })
     }
 

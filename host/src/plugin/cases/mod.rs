@@ -5,6 +5,7 @@
 //! encode), cut into batches of 1, of 7 and not at all, on fresh and on reused instances: where two runs differ, the
 //! plugin has hidden state. Never opens a connection, and writes nothing but `expected.jsonl`, when it is told to.
 
+mod answers;
 mod broken;
 mod compare;
 mod format;
@@ -12,13 +13,16 @@ mod run;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{self, ConfigErrors, ProcessEnvironment};
+use crate::egress::Outgoing;
 use crate::pipeline::Transform;
 
+use answers::Answers;
 pub use broken::ways_text;
 pub use compare::Difference;
 pub use format::FormatError;
@@ -34,6 +38,7 @@ pub struct Case {
     /// The step's `config:`.
     pub config: Value,
     input: Vec<InputRecord>,
+    answers: Answers,
     /// None where nothing is written down yet.
     expected: Option<Vec<ExpectedLine>>,
 }
@@ -181,7 +186,14 @@ impl Case {
         let expected_file = dir.join("expected.jsonl");
         let expected = if expected_file.is_file() { Some(format::read_expected(&expected_file)?) } else { None };
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { name, dir, config, input, expected })
+        let answers = Answers::read(&dir.join("http.jsonl"))?;
+        Ok(Self { name, dir, config, input, answers, expected })
+    }
+
+    /// Who answers the plugin's requests in it: nobody is asked outside of the process.
+    #[must_use]
+    pub fn answers(&self) -> Arc<dyn Outgoing> {
+        Arc::new(self.answers.clone())
     }
 
     /// Its only record: offset, timestamp, key, value, headers.
