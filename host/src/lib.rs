@@ -7,7 +7,7 @@
 //!                                        │ one task per pipeline and partition
 //!                                        ▼
 //!   kafka ─► Source ─► decode ─► Transform ─► encode ─► Sink ─► kafka, cassandra, sqlite
-//!   memory     │                 (plugin)        │        │      memory
+//!   memory     │                 (plugin ─► egress)       │      memory
 //!              │                                 └──► DeadLetters
 //!              └──◄── commit ◄── tracker ◄── acknowledgement
 //! ```
@@ -23,6 +23,7 @@ pub mod config;
 pub mod daemon;
 pub mod dead_letters;
 pub mod demo;
+pub mod egress;
 pub mod kafka;
 pub mod memory;
 pub mod pipeline;

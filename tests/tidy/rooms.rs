@@ -13,6 +13,8 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("rusqlite", "sqlite"),
     ("wasmtime", "plugin"),
     ("axum", "admin"),
+    ("hyper", "egress"),
+    ("hyper_util", "egress"),
     ("clap", "cli"),
     ("indicatif", "cli"),
 ];

@@ -1,6 +1,6 @@
 //! `pelton check`: everything that a start would find wrong, before anything runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +8,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Exit, Outcome, compiling, is_no_project, say, say_json};
-use crate::config::{self, DeadLetterSettings, Format, Output, Pipeline, Problem, ProcessEnvironment, Reading};
+use crate::config::{
+    self, DeadLetterSettings, Format, Mask, Output, Pipeline, Problem, ProcessEnvironment, Reading, Step,
+};
 use crate::pipeline::Transform as _;
-use crate::plugin::{Runtime, WasmTransform};
+use crate::plugin::{Capability, Runtime, WasmTransform};
 use crate::startup::{self, Loaded};
 
 /// Arguments of `pelton check`.
@@ -97,8 +99,26 @@ struct StepReport {
     plugin: String,
     artifact: String,
     digest: String,
+    /// Capabilities that the plugin imports.
+    asks: Vec<&'static str>,
     grants: Vec<&'static str>,
+    /// Granted, and not asked for.
+    not_asked: Vec<&'static str>,
+    /// Whom it may ask, and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<HttpReport>,
+    /// A replay of the same records gives the same rows.
+    replay_identical: bool,
     routes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HttpReport {
+    hosts: Vec<String>,
+    methods: BTreeSet<String>,
+    private: Vec<String>,
+    #[serde(skip)]
+    in_words: String,
 }
 
 impl Report {
@@ -149,13 +169,7 @@ impl PipelineReport {
             .steps
             .iter()
             .zip(loaded)
-            .map(|(step, (_, transform))| StepReport {
-                plugin: step.plugin.clone(),
-                artifact: shown(&step.artifact),
-                digest: transform.digest().to_string(),
-                grants: step.grants.iter().map(|capability| capability.name()).collect(),
-                routes: transform.subscription().routes.clone(),
-            })
+            .map(|(step, (_, transform))| StepReport::of(step, transform, shown(&step.artifact), &reading.mask))
             .collect();
         Self {
             name: pipeline.name.clone(),
@@ -177,13 +191,55 @@ impl PipelineReport {
     }
 
     fn print(&self) {
-        let steps: Vec<&str> = self.steps.iter().map(|step| step.plugin.as_str()).collect();
-        let steps = if steps.is_empty() { "(no step)".to_owned() } else { steps.join(" → ") };
+        let names: Vec<&str> = self.steps.iter().map(|step| step.plugin.as_str()).collect();
+        let steps = if names.is_empty() { "(no step)".to_owned() } else { names.join(" → ") };
         say(format_args!("{}: {} ({}) → {steps}", self.name, self.topics.join(", "), self.format));
         for (name, destination) in &self.outputs {
             say(format_args!("    {name} → {destination}"));
         }
         say(format_args!("    dead letters → {}", self.dead_letters));
+        self.steps.iter().for_each(StepReport::print);
+    }
+}
+
+impl StepReport {
+    fn of(step: &Step, transform: &WasmTransform, artifact: String, mask: &Mask) -> Self {
+        let names = |capabilities: &[Capability]| capabilities.iter().map(|capability| capability.name()).collect();
+        let asked = &transform.description().capabilities;
+        let granted: Vec<Capability> = step.grants.capabilities.iter().copied().collect();
+        let not_asked: Vec<Capability> = granted.iter().copied().filter(|grant| !asked.contains(grant)).collect();
+        let http = step.grants.http.as_ref().map(|http| HttpReport {
+            hosts: http.hosts.iter().map(|host| mask.apply(&host.to_string())).collect(),
+            methods: http.methods.clone(),
+            private: http.private.iter().map(ToString::to_string).collect(),
+            in_words: mask.apply(&http.to_string()),
+        });
+        Self {
+            plugin: step.plugin.clone(),
+            artifact,
+            digest: transform.digest().to_string(),
+            asks: names(asked),
+            grants: names(&granted),
+            not_asked: names(&not_asked),
+            http,
+            replay_identical: !asked.contains(&Capability::Http),
+            routes: transform.subscription().routes.clone(),
+        }
+    }
+
+    fn print(&self) {
+        let Self { plugin, asks, grants, not_asked, .. } = self;
+        let listed = |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        let more = if not_asked.is_empty() { String::new() } else { format!(", not asked for: {}", listed(not_asked)) };
+        say(format_args!("    {plugin} asks for {}; granted: {}{more}", listed(asks), listed(grants)));
+        if let Some(http) = &self.http {
+            say(format_args!("    {plugin} may ask over HTTP: {}", http.in_words));
+        }
+        if !self.replay_identical {
+            say(format_args!(
+                "    not replay-identical: {plugin} asks others over HTTP, who may answer otherwise another time"
+            ));
+        }
     }
 }
 

@@ -71,7 +71,7 @@ fn missing_grants(plugin: &Built) -> Option<String> {
     let manifest = config::manifest(&manifest_file, &ProcessEnvironment).ok()?;
     let imports = &plugin.inspection.description.capabilities;
     let missing: Vec<&str> =
-        imports.iter().filter(|import| !manifest.grants.contains(import)).map(|import| import.name()).collect();
+        imports.iter().filter(|import| !manifest.grants.contains(**import)).map(|import| import.name()).collect();
     (!missing.is_empty()).then(|| {
         let missing = missing.join(", ");
         format!(

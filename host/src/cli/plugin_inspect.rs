@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, Failure, Outcome, human_bytes, say, say_json};
+use crate::plugin::Capability;
 use crate::plugin::inspect::{Inspection, Producer, inspect};
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,9 @@ fn as_text(inspection: &Inspection) -> Vec<String> {
         format!("interface  {interface}"),
         format!("imports    {}", inspection.grants()),
     ];
+    if description.capabilities.contains(&Capability::Http) {
+        lines.push("           http: asks others, so its pipeline names the hosts; not replay-identical".to_owned());
+    }
     for import in &inspection.ungrantable {
         lines.push(format!("           {import}: Pelton has no such capability, the plugin will be refused"));
     }

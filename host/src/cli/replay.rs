@@ -65,6 +65,9 @@ pub(super) struct Args {
     /// Use today's plugins and configuration, also where the records were handled by others; needs --into
     #[arg(long)]
     with_current: bool,
+    /// Let plugins that ask others over HTTP ask them again, who may answer otherwise than they did; needs --into
+    #[arg(long)]
+    ask_again: bool,
     /// Rebuild also where redrives wrote rows that no reading brings back; says which are missing
     #[arg(long)]
     without_redriven: bool,
@@ -149,6 +152,7 @@ async fn replay(ready: Ready, args: Args) -> Outcome {
         to: args.to,
         into: args.into,
         with_current: args.with_current,
+        ask_again: args.ask_again,
         include_topics: args.include_topics,
         without_redriven: args.without_redriven,
     };

@@ -4,18 +4,18 @@
 //! every mistake at once, each with file, line, column, key, what was found and what to write instead. Two types a
 //! file: what stands there, and what is valid (this page). Never opens a connection, and never shows a secret.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::pipeline::BatchLimits;
-use crate::plugin::Capability;
 
 mod digest;
 mod document;
 mod files;
+mod grants;
 mod load;
 mod mask;
 mod outputs;
@@ -33,6 +33,8 @@ mod units;
 mod values;
 mod yaml;
 
+pub(crate) use grants::OF_THE_CONNECTION;
+pub use grants::{Grants, HostGrant, HostName, HttpGrant};
 pub use load::{Reading, json, manifest, read};
 pub use mask::Mask;
 pub use pipeline::Draft;
@@ -327,7 +329,7 @@ pub struct Step {
     /// `config:`
     pub config: serde_json::Value,
     /// `grants:`
-    pub grants: BTreeSet<Capability>,
+    pub grants: Grants,
     /// `limits:`
     pub limits: Limits,
 }
@@ -370,7 +372,7 @@ impl Default for Limits {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// `grants:`
-    pub grants: BTreeSet<Capability>,
+    pub grants: Grants,
     /// `limits:`
     pub limits: LimitKeys,
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Document, Findings, Table, Value};
+use super::grants;
 use super::outputs::{self, Outputs};
 use super::plugins;
 use super::settings::Mentioned;
@@ -481,7 +482,7 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
             Some(value) => value.json(),
             None => Some(serde_json::Value::Null),
         };
-        let grants = table.optional("grants", plugins::grants);
+        let grants = table.optional("grants", grants::of_step);
         let grants_are_written = table.has("grants");
         let limits = table.optional("limits", |value| value.table("limits, like `memory: 64 MiB`", plugins::limits));
         let is_unknown = ["config", "grants", "limits"].iter().any(|key| table.is_unknown(key));
@@ -502,7 +503,7 @@ fn step(value: &Value<'_>, batch: &BatchLimits, around: &Surroundings<'_>) -> Op
             plugin,
             artifact,
             config: config?,
-            grants: if grants_are_written { grants? } else { manifest.grants },
+            grants: if grants_are_written { grants? } else { manifest.grants.of_itself() },
             limits: effective,
         })
     })

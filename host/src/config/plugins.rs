@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{Document, Findings, Table, Value, list};
+use super::document::{Document, Findings, Table, list};
+use super::grants;
 use super::suggest::nearest;
 use super::values::{boolean, duration, escapes, integer, is_plain_name, size};
 use super::{Environment, Limits, Manifest};
-use crate::plugin::Capability;
 use crate::record::Digest;
 use crate::shell;
 
@@ -259,32 +259,11 @@ pub(super) fn read_manifest(file: &Path, dir: &Path, environment: &dyn Environme
         return Manifest::default();
     }
     root.table("`grants:` and `limits:`", |table| {
-        let grants = table.optional("grants", grants);
+        let grants = table.optional("grants", grants::of_manifest);
         let limits = table.optional("limits", |value| value.table("limits, like `memory: 64 MiB`", limits));
         Some(Manifest { grants: grants.unwrap_or_default(), limits: limits.unwrap_or_default() })
     })
     .unwrap_or_default()
-}
-
-/// Reads `grants:`.
-pub(super) fn grants(value: &Value<'_>) -> Option<BTreeSet<Capability>> {
-    let names = || Capability::ALL.iter().map(|capability| capability.name());
-    let mut grants = BTreeSet::new();
-    for item in value.items("a list of capabilities, like `[log, metrics]`")? {
-        let Some(name) = item.text("a capability, like `log`") else { continue };
-        match Capability::by_name(&name) {
-            Some(capability) if grants.insert(capability) => {}
-            Some(_) => item.problem(format!("{} is granted twice", item.quoted()), "remove it"),
-            None => {
-                let remedy = match nearest(&name, names()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the capabilities are {}", list(names())),
-                };
-                item.problem(format!("there is no capability {}", item.quoted()), remedy);
-            }
-        }
-    }
-    Some(grants)
 }
 
 /// Reads `limits:`.

@@ -294,7 +294,7 @@ fn tls(table: &mut Table<'_>, dir: &Path) -> Option<Tls> {
 }
 
 /// A password: its text must not stand in the file.
-fn secret(value: &Value<'_>, key: &str) -> Option<Secret> {
+pub(super) fn secret(value: &Value<'_>, key: &str) -> Option<Secret> {
     let Some(text) = value.scalar() else {
         value.expected("text, best as `${NAME}`");
         return None;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::document::{Document, Findings};
 use super::*;
+use crate::plugin::Capability;
 
 const SETTINGS: &str = include_str!("default.yaml");
 const PIPELINE: &str = include_str!("default_pipeline.yaml");
@@ -144,7 +145,13 @@ fn the_default_files_show_the_defaults() {
     assert_eq!(a.errors, b.errors);
     assert_eq!(a.steps[0].limits, b.steps[0].limits);
     assert_eq!(a.steps[0].limits, Limits::default());
-    assert_eq!(b.steps[0].grants, BTreeSet::new());
+    assert_eq!(b.steps[0].grants, Grants::default());
+    let mut files = SMALLEST;
+    let granted = SMALLEST[1].1.replace("plugin: p", "plugin: p, grants: [http: { hosts: [a.example] }]");
+    files[1].1 = &granted;
+    let least = load_files(&files).expect("the smallest grant").pipelines.remove(0).steps.remove(0).grants.http;
+    let (least, shown) = (least.expect("it is granted"), a.steps[0].grants.http.clone().expect("it is shown"));
+    assert_eq!(HttpGrant { hosts: least.hosts.clone(), private: Vec::new(), ..shown }, least);
 }
 
 #[test]
@@ -290,10 +297,10 @@ fn the_step_decides_over_the_manifest_key_by_key() {
         load_files(&files).unwrap_or_else(|errors| panic!("{errors}")).pipelines[0].steps[0].clone()
     };
     let silent = step("");
-    assert_eq!(silent.grants, BTreeSet::from([Capability::Log, Capability::Clock]));
+    assert_eq!(silent.grants, [Capability::Log, Capability::Clock].into());
     assert_eq!((silent.limits.memory_bytes, silent.limits.log_lines), (16 << 20, 7));
     let loud = step(", grants: [], limits: { memory: 32 MiB }");
-    assert_eq!(loud.grants, BTreeSet::new());
+    assert_eq!(loud.grants, Grants::default());
     assert_eq!((loud.limits.memory_bytes, loud.limits.log_lines), (32 << 20, 7));
 }
 
@@ -305,7 +312,7 @@ fn a_manifest_and_a_case_are_read_for_themselves() {
         ("c.yaml", "a: [1, x]\n"),
     ]);
     let good = manifest(&dir.path().join("plugin.yaml"), &environment).expect("valid");
-    assert_eq!(good.grants, BTreeSet::from([Capability::Log]));
+    assert_eq!(good.grants, [Capability::Log].into());
     let bad = manifest(&dir.path().join("bad.yaml"), &environment).expect_err("two mistakes");
     assert_eq!(bad.0.len(), 2);
     assert_eq!(json(&dir.path().join("c.yaml"), &environment).expect("valid"), serde_json::json!({ "a": [1, "x"] }));

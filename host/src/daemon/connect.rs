@@ -18,6 +18,7 @@ use crate::config::{
     ConfigErrors, DeadLetterSettings, ErrorSettings, JournalSettings, KafkaConnection, Mask, Output, Pipeline, Poison,
     Problem, Project, TableOutput, Tombstones,
 };
+use crate::egress::Report;
 use crate::kafka::{self, KafkaDeadLetters, KafkaJournal, KafkaRanges, KafkaSink, KafkaSource, SourceOptions};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::compute::Compute;
@@ -184,6 +185,9 @@ impl Connector<'_> {
                 (letters, None, errors)
             }
         };
+        for transform in &prepared.transforms {
+            transform.report_requests(requests_of(&self.telemetry, &pipeline.name, transform.name()));
+        }
         let tap = Tap::new(self.project.mask.clone());
         let number = self.numbers.get(&pipeline.name).copied().unwrap_or(1);
         let generation = generation(number, prepared, &outputs, &self.project.mask, &tap);
@@ -208,6 +212,7 @@ impl Connector<'_> {
         })
     }
 
+    /// Counts the requests of a plugin, also of attempts that come to nothing: they were made.
     async fn sink(&self, pipeline: &Pipeline, name: &str, output: &Output) -> Result<OpenSink, Fault> {
         let labels = (pipeline.name.clone(), name.to_owned());
         let settings = &self.project.settings;
@@ -297,7 +302,20 @@ pub(super) fn fit(number: u64, prepared: &PreparedPipeline, line: &Line) -> Resu
             }
         }
     }
+    for transform in &prepared.transforms {
+        transform.report_requests(requests_of(line.meters.telemetry(), &line.name, transform.name()));
+    }
     Ok(generation(number, prepared, &line.outputs, &line.mask, &line.tap))
+}
+
+/// Counts what a plugin asks others.
+fn requests_of(telemetry: &Telemetry, pipeline: &str, plugin: &str) -> Report {
+    let (telemetry, pipeline, plugin) = (telemetry.clone(), pipeline.to_owned(), plugin.to_owned());
+    Box::new(move |exchange| {
+        let labels = [("pipeline", pipeline.as_str()), ("plugin", plugin.as_str()), ("outcome", exchange.outcome)];
+        telemetry.count(Metric::HttpRequests, &labels, 1);
+        telemetry.observe(Metric::HttpSeconds, &labels[..2], exchange.took.as_secs_f64());
+    })
 }
 
 /// The steps of a pipeline, fitted to its sinks.

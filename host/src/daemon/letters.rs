@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::connect::{Connector, Purpose};
@@ -111,7 +112,13 @@ pub fn input_of(ready: &Ready, letter: &DeadLetter, at: usize) -> Result<Vec<Dea
     let mut read = Batch::new(letter.source.clone());
     let headers = HeaderIter::new(&letter.headers);
     read.push(letter.offset, letter.timestamp_ms, letter.key.as_deref(), letter.value.as_deref(), headers);
-    let (got, said) = chain.before(at, Arc::new(read))?;
+    if let Some(asks) = transforms.iter().take(at).find(|transform| transform.slots().is_some()) {
+        return Err(format!(
+            "the earlier step `{}` asks others over HTTP, which answer otherwise each time",
+            asks.name()
+        ));
+    }
+    let (got, said) = chain.before(at, Arc::new(read)).now_or_never().expect("none of the steps waits")?;
     if let Some(failure) = said.failures.values().next() {
         return Err(format!("{}: {}: {}", failure.stage, failure.code, failure.message));
     }

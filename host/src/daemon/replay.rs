@@ -20,7 +20,6 @@ use crate::config::{ConfigErrors, JournalSettings, Output, Pipeline, Problem, Pr
 use crate::dead_letters::plan::line_of;
 use crate::dead_letters::rebuilding::Redriven;
 use crate::kafka::{KafkaJournal, KafkaRanges};
-use crate::pipeline::SourceError;
 use crate::pipeline::bounds::{self, Bound, BoundsError};
 use crate::pipeline::compute::Compute;
 use crate::pipeline::journal::{Journal, JournalError};
@@ -28,6 +27,7 @@ use crate::pipeline::line::Line;
 use crate::pipeline::meters::Totals;
 use crate::pipeline::ranges::Ranges;
 use crate::pipeline::replay::{Part, Refusal, ReplayError, ReplayProgress, Wanted, plan};
+use crate::pipeline::{SourceError, Transform as _};
 use crate::record::{Offset, TopicPartition};
 use crate::sqlite::SqliteReader;
 use crate::startup::{self, PreparedPipeline};
@@ -49,6 +49,8 @@ pub struct ReplayOptions {
     pub into: Vec<String>,
     /// Today's plugins and configuration, where others wrote the records.
     pub with_current: bool,
+    /// Let plugins ask others again, who may answer otherwise.
+    pub ask_again: bool,
     /// Kafka outputs and dead letters too.
     pub include_topics: bool,
     /// Without what redrives wrote and the topics do not have.
@@ -306,6 +308,14 @@ fn into(
     let outputs = &mut prepared.pipeline.outputs;
     let tables: BTreeMap<String, String> =
         outputs.iter().filter_map(|(name, output)| Some((name.clone(), table_of(output)?.to_owned()))).collect();
+    let asks = prepared.transforms.iter().find(|transform| transform.slots().is_some());
+    if let Some(plugin) = asks.filter(|_| !options.ask_again || options.into.is_empty()) {
+        return words(format!(
+            "the plugin {} asks others over HTTP, who may answer otherwise than they did: in the live table, two answers \
+             would meet at one write time; rebuild another one: --into TABLE --ask-again",
+            plugin.name()
+        ));
+    }
     if options.into.is_empty() {
         if options.with_current {
             return words(

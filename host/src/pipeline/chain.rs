@@ -1,7 +1,7 @@
 //! The steps of a pipeline, over one batch.
 //!
 //! In: a batch. Out: what every step said about it, and what failed, each record once. Runs on a compute thread, calls
-//! each plugin twice at most, and never waits. All or nothing: a [`Halt`] means that nothing of this run counts.
+//! each plugin twice at most, and waits only where a plugin does. All or nothing: a [`Halt`] means that nothing of this run counts.
 //!
 //! A plugin that traps is tried once more on a fresh instance: what the old one had gathered may have been the cause.
 //! Where it traps again over records of several origins, the run halts, and whoever called cuts the batch in two. The
@@ -11,6 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::decode::Extractor;
 use super::encode::{Encoder, Stage};
@@ -167,6 +169,12 @@ impl Chain {
         self.steps[step].transform.name()
     }
 
+    /// The first plugin that asks others, whose answers may differ each time: no reading gives the very same rows then.
+    #[must_use]
+    pub fn asks(&self) -> Option<&str> {
+        self.steps.iter().map(|step| &step.transform).find(|transform| transform.slots().is_some()).map(|t| t.name())
+    }
+
     /// How long a run may take on the clock: each plugin is called twice at most.
     #[must_use]
     pub fn wall_limit(&self) -> Duration {
@@ -187,14 +195,26 @@ impl Chain {
         stage.step.is_none_or(|step| step + 1 == self.steps.len())
     }
 
-    /// Runs a batch through all steps.
+    /// Waits until there is room for one more batch in every step that waits itself; a batch needs that before it runs.
+    /// All callers ask in the order of steps, so that no two of them wait for each other.
+    pub async fn enter(&self) -> Vec<OwnedSemaphorePermit> {
+        let mut entered = Vec::new();
+        for step in &self.steps {
+            if let Some(slots) = step.transform.slots() {
+                entered.push(slots.acquire_owned().await.expect("nobody closes a step's slots"));
+            }
+        }
+        entered
+    }
+
+    /// Runs a batch, which has [entered](Self::enter), through all steps.
     ///
     /// # Errors
     /// Where it has to be run again, whole or in parts.
-    pub fn run(&self, batch: Arc<Batch>, run: Run) -> Result<ChainOutput, Halt> {
+    pub async fn run(&self, batch: Arc<Batch>, run: Run) -> Result<ChainOutput, Halt> {
         let mut output = ChainOutput::default();
         output.lost.attempts = run.failed_attempts;
-        match self.all_steps(batch, run, &mut output) {
+        match self.all_steps(batch, run, &mut output).await {
             Ok(()) => {
                 let attempts = output.lost.attempts + 1;
                 output.failures.values_mut().for_each(|failure| failure.attempts = failure.attempts.max(attempts));
@@ -216,13 +236,13 @@ impl Chain {
     ///
     /// # Errors
     /// Where they come to nothing; why, for people.
-    pub fn before(&self, at: usize, batch: Arc<Batch>) -> Result<(Arc<Batch>, ChainOutput), String> {
+    pub async fn before(&self, at: usize, batch: Arc<Batch>) -> Result<(Arc<Batch>, ChainOutput), String> {
         let mut output = ChainOutput::default();
-        let batch = self.first_steps(at.min(self.steps.len()), batch, Run::default(), &mut output);
+        let batch = self.first_steps(at.min(self.steps.len()), batch, Run::default(), &mut output).await;
         batch.map(|batch| (batch, output)).map_err(|(_, cause)| cause)
     }
 
-    fn all_steps(&self, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
+    async fn all_steps(&self, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
         if self.steps.is_empty() && !batch.is_empty() {
             if self.tap.is_on() {
                 self.tap.passed(tap::Of { at: None, plugin: "", routes: &[], encoder: &self.encoder }, &batch);
@@ -230,10 +250,10 @@ impl Chain {
             output.stages.push(Stage::pass(batch));
             return Ok(());
         }
-        self.first_steps(self.steps.len(), batch, run, output).map(drop)
+        self.first_steps(self.steps.len(), batch, run, output).await.map(drop)
     }
 
-    fn first_steps(
+    async fn first_steps(
         &self,
         count: usize,
         mut batch: Arc<Batch>,
@@ -244,13 +264,13 @@ impl Chain {
             if batch.is_empty() {
                 break;
             }
-            batch = self.step(at, batch, run, output)?;
+            batch = self.step(at, batch, run, output).await?;
         }
         Ok(batch)
     }
 
     /// One step: decode, apply, and the batch for the next step.
-    fn step(&self, at: usize, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
+    async fn step(&self, at: usize, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
         let mut extracted = self.steps[at].extractor.extract(&batch);
         let is_tapped = self.tap.is_on();
         if is_tapped {
@@ -276,7 +296,7 @@ impl Chain {
             return Ok(batch);
         }
         let input = TransformInput { batch: &batch, value_fields: &extracted.columns };
-        match self.apply(at, &input, run, output)? {
+        match self.apply(at, &input, run, output).await? {
             Some(said) if is_tapped => {
                 self.tap.spoke(self.tap_of(at), &batch, &said);
                 self.go_on(at, Stage { step: Some(at), batch, output: said }, output)
@@ -287,7 +307,7 @@ impl Chain {
     }
 
     /// Calls a plugin; none where the only record of the batch is guilty.
-    fn apply(
+    async fn apply(
         &self,
         at: usize,
         input: &TransformInput<'_>,
@@ -297,17 +317,14 @@ impl Chain {
         let transform = &self.steps[at].transform;
         let origins = &input.batch.origins;
         let cut = cut(origins);
-        let mut said = match cut {
-            None if run.is_cut => transform.apply_fresh(input),
-            _ => transform.apply(input),
-        };
+        let mut said = call(transform, input, cut.is_none() && run.is_cut).await;
         if !run.is_cut
             && let Err(TransformError::Trap { kind, logs, cpu_ns, .. }) = &mut said
         {
             output.lost.attempts += 1;
             output.lost.trap(at, *kind, std::mem::take(logs));
             output.lost.cpu_ns.push((at, *cpu_ns));
-            said = transform.apply_fresh(input);
+            said = call(transform, input, true).await;
         }
         output.lost.cpu_ns.extend(said.as_ref().err().map(|error| (at, error.cpu_ns())));
         let attempt = output.lost.attempts + 1;
@@ -387,6 +404,19 @@ impl Chain {
     }
 }
 
+/// Calls a plugin, on a fresh instance or on any.
+async fn call(
+    transform: &Arc<dyn Transform>,
+    input: &TransformInput<'_>,
+    fresh: bool,
+) -> Result<TransformOutput, TransformError> {
+    match (transform.slots().is_some(), fresh) {
+        (true, _) => transform.apply_waiting(*input, fresh).await,
+        (false, true) => transform.apply_fresh(input),
+        (false, false) => transform.apply(input),
+    }
+}
+
 /// Where a batch is cut in two: at the first row of an origin, as near to its middle as that can be. None where all its
 /// rows have one origin. Rows of one record stand together, in the order of origins.
 fn cut(origins: &[u32]) -> Option<u32> {
@@ -441,7 +471,10 @@ impl RecordFailure {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
     use proptest::prelude::*;
+    use tokio::sync::{Notify, Semaphore};
 
     use super::*;
     use crate::config::Format;
@@ -465,6 +498,11 @@ mod tests {
         Chain::new(&steps, Arc::new(Encoder { format: Format::Json, set_fields }))
     }
 
+    /// None of these plugins waits.
+    fn run(chain: &Chain, batch: Arc<Batch>, run: Run) -> Result<ChainOutput, Halt> {
+        chain.run(batch, run).now_or_never().expect("it has ended")
+    }
+
     fn lines(lost: &Lost) -> Vec<String> {
         lost.lines.iter().map(|line| line.marked("p").message).collect()
     }
@@ -472,7 +510,7 @@ mod tests {
     #[test]
     fn a_trap_that_does_not_come_again_is_counted_and_its_lines_are_kept() {
         let plugin = Arc::new(MemoryTransform::identity().talkative().trap_times(b"b", TrapKind::MemoryLimit, 1));
-        let output = chain(&[&plugin]).run(batch(&["a", "b"]), Run::default()).unwrap();
+        let output = run(&chain(&[&plugin]), batch(&["a", "b"]), Run::default()).unwrap();
         assert_eq!((plugin.calls(), output.stages[0].output.rows.len()), (2, 2));
         assert_eq!(output.lost.traps, [(0, TrapKind::MemoryLimit)]);
         assert_eq!(lines(&output.lost), ["attempt 1, p: identity saw offset 1"]);
@@ -483,12 +521,12 @@ mod tests {
     fn a_run_calls_a_plugin_twice_at_most_and_a_cut_one_once() {
         let plugin = Arc::new(MemoryTransform::identity().trap_on(b"", TrapKind::CpuLimit));
         let chain = chain(&[&plugin]);
-        let halt = chain.run(batch(&["a", "b", "c", "d"]), Run::default()).map(|_| ()).unwrap_err();
+        let halt = run(&chain, batch(&["a", "b", "c", "d"]), Run::default()).map(|_| ()).unwrap_err();
         assert_eq!((plugin.calls(), &halt.reason), (2, &HaltReason::Split { at: 2 }));
         assert_eq!((halt.lost.attempts, halt.lost.traps.len()), (2, 2));
-        let halt = chain.run(batch(&["a", "b", "c", "d"]), CUT).map(|_| ()).unwrap_err();
+        let halt = run(&chain, batch(&["a", "b", "c", "d"]), CUT).map(|_| ()).unwrap_err();
         assert_eq!((plugin.calls(), halt.lost.attempts), (3, 4));
-        let output = chain.run(batch(&["a"]), CUT).unwrap();
+        let output = run(&chain, batch(&["a"]), CUT).unwrap();
         assert_eq!(plugin.calls(), 4);
         assert_eq!((output.failures[&0].code.as_str(), output.failures[&0].attempts), ("plugin.cpu_limit", 4));
     }
@@ -497,10 +535,10 @@ mod tests {
     fn what_a_call_costs_counts_although_nothing_comes_of_it() {
         let first = Arc::new(MemoryTransform::identity());
         let second = Arc::new(MemoryTransform::identity().trap_on(b"b", TrapKind::CpuLimit));
-        let halt = chain(&[&first, &second]).run(batch(&["a", "b"]), Run::default()).map(|_| ()).unwrap_err();
+        let halt = run(&chain(&[&first, &second]), batch(&["a", "b"]), Run::default()).map(|_| ()).unwrap_err();
         assert_eq!(halt.lost.cpu_ns, [(1, 1_000), (1, 1_000), (0, 1_000)], "two tries, and the step before them");
         let again = Arc::new(MemoryTransform::identity().trap_times(b"b", TrapKind::Trap, 1));
-        let output = chain(&[&again]).run(batch(&["b"]), Run::default()).unwrap();
+        let output = run(&chain(&[&again]), batch(&["b"]), Run::default()).unwrap();
         assert_eq!((output.lost.cpu_ns, output.usage[0].1.cpu_ns), (vec![(0, 1_000)], 1_000));
     }
 
@@ -512,7 +550,7 @@ mod tests {
         );
         let traps = Arc::new(MemoryTransform::identity().trap_on(b"bad", TrapKind::Trap));
         let chain = chain(&[&fan_out, &traps]);
-        let halt = chain.run(batch(&["good", "bad"]), Run::default()).map(|_| ()).unwrap_err();
+        let halt = run(&chain, batch(&["good", "bad"]), Run::default()).map(|_| ()).unwrap_err();
         assert_eq!(halt.reason, HaltReason::Split { at: 1 });
         assert_eq!(
             lines(&halt.lost),
@@ -524,8 +562,69 @@ mod tests {
             ],
             "what the first step said in the failed attempt is kept as such"
         );
-        let output = chain.run(batch(&["bad"]), CUT).unwrap();
+        let output = run(&chain, batch(&["bad"]), CUT).unwrap();
         assert_eq!((output.failures.len(), output.stages.len()), (1, 0), "all rows have one origin");
+    }
+
+    /// Waits for a word from outside before it answers as the step in it.
+    struct Asks {
+        step: MemoryTransform,
+        slots: Arc<Semaphore>,
+        word: Notify,
+    }
+
+    impl Transform for Asks {
+        fn name(&self) -> &'static str {
+            "asks"
+        }
+
+        fn digest(&self) -> Digest {
+            self.step.digest()
+        }
+
+        fn subscription(&self) -> &Subscription {
+            self.step.subscription()
+        }
+
+        fn apply(&self, _: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+            panic!("a step that waits is not called so")
+        }
+
+        fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
+            self.apply(input)
+        }
+
+        fn slots(&self) -> Option<Arc<Semaphore>> {
+            Some(Arc::clone(&self.slots))
+        }
+
+        fn apply_waiting<'a>(
+            &'a self,
+            input: TransformInput<'a>,
+            _: bool,
+        ) -> BoxFuture<'a, Result<TransformOutput, TransformError>> {
+            async move {
+                self.word.notified().await;
+                self.step.apply(&input)
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_asks_lets_in_as_many_batches_as_it_has_slots_and_waits_for_its_answer() {
+        let asks = Asks { step: MemoryTransform::identity(), slots: Arc::new(Semaphore::new(1)), word: Notify::new() };
+        let asks = Arc::new(asks);
+        let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
+        let chain = Chain::new(&[Arc::clone(&asks) as Arc<dyn Transform>], encoder);
+        let entered = chain.enter().await;
+        assert!(chain.enter().now_or_never().is_none(), "its only slot is taken");
+        let mut running = std::pin::pin!(chain.run(batch(&["a"]), Run::default()));
+        assert!(running.as_mut().now_or_never().is_none());
+        asks.word.notify_one();
+        assert_eq!(running.await.unwrap().stages[0].output.rows.len(), 1);
+        drop(entered);
+        assert_eq!(chain.enter().now_or_never().map(|entered| entered.len()), Some(1));
     }
 
     /// Traps on any instance that has seen a batch before, as one whose memory was spoilt does.
@@ -567,9 +666,9 @@ mod tests {
             Arc::new(Spoilt { subscription: Subscription::default(), seen: AtomicU64::new(1) });
         let encoder = Arc::new(Encoder { format: Format::Json, set_fields: vec![Vec::new()] });
         let chain = Chain::new(&[plugin], encoder);
-        for run in [Run::default(), CUT] {
+        for again in [Run::default(), CUT] {
             for _ in 0..3 {
-                assert!(chain.run(batch(&["a"]), run).unwrap().failures.is_empty());
+                assert!(run(&chain, batch(&["a"]), again).unwrap().failures.is_empty());
             }
         }
     }

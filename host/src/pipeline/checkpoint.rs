@@ -218,6 +218,20 @@ impl EpochPlan {
         Self { epoch: self.of(start).max(other.of(start)), until: self.until.max(other.until) }
     }
 
+    /// The same for a line that asks others: their answers may differ from those of the last time, so what the task before
+    /// may have begun counts as begun by another version. Where the epochs are used up the last one goes on.
+    #[must_use]
+    pub fn above_other_answers(self, committed: Option<&Checkpoint>, start: i64, end: i64) -> Self {
+        let Some(committed) = committed else { return self };
+        let running = Self { epoch: committed.epoch, until: committed.epoch_until.unwrap_or(0) };
+        let until = end.max(running.until);
+        if self != running || until <= start {
+            return self;
+        }
+        let older_epoch = if running.until > start { running.epoch } else { 0 };
+        Self { epoch: (older_epoch + 1).min(EPOCH_MAX), until }
+    }
+
     /// The epoch of a record.
     #[must_use]
     pub fn of(self, offset: i64) -> u8 {
@@ -250,6 +264,25 @@ pub struct EpochsUsedUp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_asks_others_writes_what_may_have_been_begun_above_its_own_earlier_answers() {
+        let mut committed = checkpoint();
+        let (digests, configuration) = (committed.digests.clone(), committed.configuration.clone());
+        let mut epochs = Vec::new();
+        for _ in 0..11 {
+            let plan = EpochPlan::at_assignment(Some(&committed), &digests, &configuration, 10, 20).unwrap();
+            let plan = plan.above_other_answers(Some(&committed), 10, 20);
+            plan.note(10, &mut committed);
+            epochs.push((plan.of(19), plan.of(20)));
+        }
+        assert_eq!(epochs[..3], [(1, 0), (2, 0), (3, 0)]);
+        assert_eq!(epochs[8..], [(9, 0), (9, 0), (9, 0)]);
+        let plan = EpochPlan::at_assignment(Some(&committed), &digests, &configuration, 20, 20).unwrap();
+        let plan = plan.above_other_answers(Some(&committed), 20, 20);
+        assert_eq!(plan.of(20), 0, "nothing of it was begun");
+        assert_eq!(EpochPlan::default().above_other_answers(None, 0, 9), EpochPlan::default());
+    }
 
     fn checkpoint() -> Checkpoint {
         Checkpoint::new(1_700_000_000_000_010, vec!["0123456789abcdef".into()], "fedcba9876543210".into())

@@ -133,12 +133,13 @@ impl Generation {
         self.digests == other.digests && self.configuration == other.configuration
     }
 
-    /// Runs a part of a batch through the chain and encodes what comes out. Called on a compute thread.
+    /// Runs a part of a batch, which has [entered](Chain::enter) the chain, and encodes what comes out. Called on a
+    /// compute thread.
     ///
     /// # Errors
     /// Where it has to be run again, whole or in parts: then nothing of this run counts.
-    pub fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut said = self.run(part, run, stamped);
+    pub async fn process(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut said = self.run(part, run, stamped).await;
         match &mut said {
             Ok(processed) => mask_processed(&self.mask, processed),
             Err(halt) => mask_halt(&self.mask, halt),
@@ -146,8 +147,8 @@ impl Generation {
         said
     }
 
-    fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
-        let mut chain = self.chain.run(part, run)?;
+    async fn run(&self, part: Arc<Batch>, run: Run, stamped: &Stamped) -> Result<Processed, Halt> {
+        let mut chain = self.chain.run(part, run).await?;
         let mut failures = std::mem::take(&mut chain.failures);
         let stages = std::mem::take(&mut chain.stages);
         let Stamped { source, write_times, assignment, .. } = stamped;

@@ -89,6 +89,13 @@ impl Made {
         let cpu_ns = processed.chain.usage.iter().map(|(_, usage)| usage.cpu_ns).sum::<u64>() + lost;
         Self { records, failures, cpu_ns }
     }
+
+    /// The same without what trapped, at the same cost: what one that cannot be asked might have made of the part.
+    #[must_use]
+    pub fn but_for_traps(&self) -> Self {
+        let failures = self.failures.iter().filter(|(_, is_trap)| !is_trap).copied().collect();
+        Self { failures, ..self.clone() }
+    }
 }
 
 fn is_trap(failure: &RecordFailure) -> bool {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::journal::GoneTopic;
@@ -236,7 +237,8 @@ pub struct SubscribedParts {
 }
 
 /// One step of a pipeline: a function from a batch to what should happen with it. Called on compute threads, from
-/// several at once; never blocks on the network.
+/// several at once; never blocks on the network. One that has to wait for an answer from outside has [`Self::slots`], is
+/// called by [`Self::apply_waiting`], and holds no thread meanwhile.
 pub trait Transform: Send + Sync {
     /// The plugin's name.
     fn name(&self) -> &str;
@@ -263,6 +265,22 @@ pub trait Transform: Send + Sync {
     /// # Errors
     /// As [`Self::apply`].
     fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError>;
+
+    /// Where the step may wait: how many batches may be in it at once. None where no call waits, so that there are no
+    /// more of them than threads.
+    fn slots(&self) -> Option<Arc<Semaphore>> {
+        None
+    }
+
+    /// As [`Self::apply`] or [`Self::apply_fresh`], for a step with [`Self::slots`], one of which the caller holds.
+    fn apply_waiting<'a>(
+        &'a self,
+        input: TransformInput<'a>,
+        fresh: bool,
+    ) -> BoxFuture<'a, Result<TransformOutput, TransformError>> {
+        let said = if fresh { self.apply_fresh(&input) } else { self.apply(&input) };
+        std::future::ready(said).boxed()
+    }
 }
 
 /// What a step gets.
@@ -465,6 +483,8 @@ pub enum TrapKind {
     Trap,
     /// The CPU limit.
     CpuLimit,
+    /// The limit of the time that it may wait for others.
+    WaitLimit,
     /// The memory limit.
     MemoryLimit,
     /// Too many bytes came out.
@@ -480,6 +500,7 @@ impl std::fmt::Display for TrapKind {
         f.write_str(match self {
             Self::Trap => "plugin.trap",
             Self::CpuLimit => "plugin.cpu_limit",
+            Self::WaitLimit => "plugin.wait_limit",
             Self::MemoryLimit => "plugin.memory_limit",
             Self::OutputLimit => "plugin.output_limit",
             Self::InvalidOutput => "plugin.invalid_output",

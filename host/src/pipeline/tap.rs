@@ -395,6 +395,8 @@ fn alone(step: Option<usize>, batch: &Batch, said: &TransformOutput) -> Stage {
 mod tests {
     use std::collections::BTreeSet;
 
+    use futures::FutureExt as _;
+
     use super::super::chain::{Chain, Run};
     use super::super::{FailureKind, Subscription, Transform, TrapKind};
     use super::*;
@@ -440,7 +442,7 @@ mod tests {
         for offset in offsets {
             batch.push(Offset(offset), Some(7), Some(b"k"), Some(format!("{{\"a\":{offset}}}").as_bytes()), []);
         }
-        assert!(chain.run(Arc::new(batch), Run::default()).is_ok());
+        assert!(chain.run(Arc::new(batch), Run::default()).now_or_never().expect("nothing waits").is_ok());
     }
 
     fn seen(sights: &mut mpsc::Receiver<Sight>) -> Vec<Sight> {
@@ -517,7 +519,8 @@ mod tests {
         let mut sights = listen(&chain, Wish { step: Some(2), ..Wish::default() });
         let mut batch = Batch::new(TopicPartition::new("t", 3));
         batch.push(Offset(6), Some(7), None, Some(b"{\"a\":6}"), []);
-        let output = chain.run(Arc::new(batch), Run::default()).map_err(|halt| halt.cause).expect("it stands alone");
+        let output = chain.run(Arc::new(batch), Run::default()).now_or_never().expect("nothing waits");
+        let output = output.map_err(|halt| halt.cause).expect("it stands alone");
         let [failure] = &output.failures.values().collect::<Vec<_>>()[..] else { panic!("{:?}", output.failures) };
         let seen = seen(&mut sights);
         let failed = After::Failed { code: "plugin.cpu_limit".into(), message: failure.message.clone() };
@@ -546,7 +549,7 @@ mod tests {
         let mut sights = listen(&chain, Wish::default());
         let mut batch = Batch::new(TopicPartition::new("t", 3));
         batch.push(Offset(6), Some(7), Some(b"k"), None, []);
-        assert!(chain.run(Arc::new(batch), Run::default()).is_ok());
+        assert!(chain.run(Arc::new(batch), Run::default()).now_or_never().expect("nothing waits").is_ok());
         let seen = seen(&mut sights);
         let record = Parts { key_bytes: Some(1), ..Parts::default() };
         assert_eq!(seen[0].after, [After::Row { output: "default".into(), delete: false, record }]);

@@ -210,10 +210,13 @@ impl Committed {
             Some(committed.plan().highest(ahead, start.0))
         });
         let before = checkpoint.as_ref().or(told.as_ref());
-        let plan = match ahead {
+        let mut plan = match ahead {
             Some(ahead) => ahead.above(start.0, end)?,
             None => EpochPlan::at_assignment(before, digests, configuration, start.0, end)?,
         };
+        if generation.chain.asks().is_some() {
+            plan = plan.above_other_answers(before, start.0, end);
+        }
         let term = timeline.term.max(checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.term)) + 1;
         let walls = timeline.walls_from(start.0);
         let stamper = Stamper::first(exact.unwrap_or(h).max(line.timestamp_floor), plan, &walls);

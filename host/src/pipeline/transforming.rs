@@ -203,12 +203,13 @@ impl Transforming {
         let (stamped, rows, run) = (Arc::clone(work.stamped), part.rows.clone(), part.run);
         let generation = Arc::clone(work.generation);
         let (begin, mut begun) = tokio::sync::oneshot::channel();
-        let mut running = std::pin::pin!(self.line.compute.run(move || {
+        let mut running = std::pin::pin!(self.line.compute.run(async move {
+            let _entered = generation.chain.enter().await;
             // Nobody may listen any more: a task that was stopped.
             let _ = begin.send(());
             let is_whole = rows.len() == stamped.source.len();
             let batch = if is_whole { Arc::clone(&stamped.source) } else { Arc::new(stamped.source.select(rows)) };
-            generation.process(batch, run, &stamped)
+            generation.process(batch, run, &stamped).await
         }));
         // Other tasks stand before this one in the queue, and guests have limits of their own. What runs beyond all of
         // them hangs: of that the watchdog is told no longer.
@@ -348,11 +349,21 @@ impl Transforming {
             return false;
         }
         let same = Part { run: Run::default(), ..part.clone() };
+        if work.generation.chain.asks().is_some() || before.chain.asks().is_some() {
+            // Nobody is asked twice for a rehearsal: a trap needs no comparison, and all else may have its reasons.
+            let cause = probation.compare(&made, &made.but_for_traps());
+            return self.go_back(work.generation, &before, cause);
+        }
         // Where the one before comes to nothing, or Pelton itself is at fault, there is nothing to compare with.
         let Ok(Ok(again)) = self.process(Work { generation: &before, ..work }, &same).await else { return false };
-        let Some(cause) = probation.compare(&made, &Made::of(&again, part.rows.len())) else { return false };
-        tracing::error!(pipeline = %self.line.name, generation = work.generation.number, "rolled back: {cause}");
-        self.line.live.put_back(work.generation, &before);
+        let cause = probation.compare(&made, &Made::of(&again, part.rows.len()));
+        self.go_back(work.generation, &before, cause)
+    }
+
+    fn go_back(&self, from: &Arc<Generation>, to: &Arc<Generation>, cause: Option<String>) -> bool {
+        let Some(cause) = cause else { return false };
+        tracing::warn!(pipeline = %self.line.name, generation = from.number, "not good enough: {cause}");
+        self.line.live.put_back(from, to);
         true
     }
 

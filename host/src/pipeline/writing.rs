@@ -148,7 +148,10 @@ impl Outputs {
         let outputs: BTreeSet<usize> = refused.values().flat_map(|refusal| refusal.outputs.iter().copied()).collect();
         let rows: Vec<usize> = refused.keys().map(|origin| *origin as usize).collect();
         let (generation, stamped) = (Arc::clone(&self.generation), Arc::clone(&self.stamped));
-        let work = move || generation.process(Arc::new(stamped.source.select(rows)), Run::default(), &stamped);
+        let work = async move {
+            let _entered = generation.chain.enter().await;
+            generation.process(Arc::new(stamped.source.select(rows)), Run::default(), &stamped).await
+        };
         match self.shared.line.compute.run(work).await {
             Ok(Ok(mut processed)) if processed.failures.is_empty() => {
                 processed.sink_batches.retain(|(at, _)| outputs.contains(at));

@@ -6,7 +6,26 @@ wasmtime::component::bindgen!({
     path: "../wit",
     world: "transform",
     ownership: Borrowing { duplicate_if_necessary: false },
-    imports: { default: trappable },
+    imports: { "pelton:plugin/http": async | trappable, default: trappable },
 });
 
-pub use pelton::plugin::{clock, config, log, metrics, random, types};
+pub use pelton::plugin::{clock, config, http, log, metrics, random, types};
+
+/// The same world, for a guest that may wait: its exports are called so that it can leave its thread.
+pub mod waiting {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "transform",
+        ownership: Borrowing { duplicate_if_necessary: false },
+        exports: { default: async },
+        with: {
+            "pelton:plugin/types": super::types,
+            "pelton:plugin/log": super::log,
+            "pelton:plugin/metrics": super::metrics,
+            "pelton:plugin/config": super::config,
+            "pelton:plugin/clock": super::clock,
+            "pelton:plugin/random": super::random,
+            "pelton:plugin/http": super::http,
+        },
+    });
+}

@@ -3,7 +3,8 @@
 //! The CPU limit counts the *thread's* CPU time: a busy machine takes nothing from it. A ticker moves the engine's epoch;
 //! at each tick that the guest sees, [`Budget::check`] looks at the thread's clock and lets the guest go on until the
 //! budget is spent. What host calls use counts too. The wall deadline is another matter: it says that the machine was too
-//! busy, and is never held against a record.
+//! busy, and is never held against a record. The time that a guest waits for others is a third: it is neither CPU time nor
+//! the machine's doing, and has a limit of its own.
 
 use std::time::Duration;
 
@@ -68,30 +69,71 @@ pub(super) enum LimitHit {
     Cpu { used_ms: u64, limit_ms: u64 },
     #[error("not done after {wall_ms} ms, with {used_ms} ms of CPU time used")]
     Wall { wall_ms: u64, used_ms: u64 },
+    #[error(
+        "it waited {waited_ms} ms for answers over HTTP in one call, its limit is {limit_ms} ms: ask with one `fetch-all` \
+         for the whole batch, or raise `wall_per_batch` of `limits:`"
+    )]
+    Wait { waited_ms: u64, limit_ms: u64 },
 }
 
 /// The time limits of one call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Budget {
+    /// When the guest was last set going, on the thread that it is on.
     began: Mark,
+    /// What it had used before, perhaps on other threads.
+    before: Elapsed,
+    waited_ns: u64,
     cpu_limit_ns: u64,
     wall_limit_ns: u64,
+}
+
+/// A guest that is on no thread until an answer comes.
+pub(super) struct Waiting {
+    since: Mark,
 }
 
 impl Budget {
     /// Starts the clocks, on the thread that makes the call.
     pub(super) fn start(cpu: Duration, wall: Duration) -> Self {
-        Self { began: Mark::now(), cpu_limit_ns: as_ns(cpu), wall_limit_ns: as_ns(wall) }
+        Self { began: Mark::now(), cpu_limit_ns: as_ns(cpu), wall_limit_ns: as_ns(wall), ..Self::default() }
+    }
+
+    /// For how long the guest may wait from now on: in all as long as it may take besides.
+    pub(super) fn may_wait(&self) -> Duration {
+        Duration::from_nanos(self.wall_limit_ns.saturating_sub(self.waited_ns))
+    }
+
+    /// The guest is taken off its thread.
+    pub(super) fn pause(&mut self) -> Waiting {
+        self.before = self.elapsed();
+        Waiting { since: Mark::now() }
+    }
+
+    /// It goes on, on this thread.
+    pub(super) fn resume(&mut self, waiting: Waiting) {
+        self.waited_ns = self.waited_ns.saturating_add(waiting.since.wall_ns());
+        self.began = Mark::now();
+    }
+
+    /// What is said where the time to wait is over.
+    pub(super) fn waited_too_long(&self) -> LimitHit {
+        LimitHit::Wait { waited_ms: self.waited_ns / 1_000_000, limit_ms: self.wall_limit_ns / 1_000_000 }
+    }
+
+    fn elapsed(&self) -> Elapsed {
+        let Elapsed { cpu_ns, wall_ns } = self.began.elapsed();
+        Elapsed { cpu_ns: cpu_ns + self.before.cpu_ns, wall_ns: wall_ns + self.before.wall_ns }
     }
 
     /// CPU time since the start, nanoseconds.
     pub(super) fn cpu_used_ns(&self) -> u64 {
-        self.began.elapsed().cpu_ns
+        self.elapsed().cpu_ns
     }
 
     /// Whether the guest may go on.
     pub(super) fn check(&self) -> Result<(), LimitHit> {
-        let Elapsed { cpu_ns: used_ns, wall_ns } = self.began.elapsed();
+        let Elapsed { cpu_ns: used_ns, wall_ns } = self.elapsed();
         if used_ns >= self.cpu_limit_ns {
             return Err(LimitHit::Cpu { used_ms: used_ns / 1_000_000, limit_ms: self.cpu_limit_ns / 1_000_000 });
         }
@@ -255,6 +297,30 @@ mod tests {
             work = std::hint::black_box(work.wrapping_mul(31).wrapping_add(1));
         }
         assert!(matches!(budget.check(), Err(LimitHit::Cpu { limit_ms: 20, .. })));
+    }
+
+    #[test]
+    fn a_wait_costs_neither_cpu_nor_the_wall_and_goes_on_on_another_thread() {
+        let mut budget = Budget::start(Duration::from_millis(50), Duration::from_millis(60));
+        let waiting = budget.pause();
+        assert_eq!(budget.may_wait(), Duration::from_millis(60));
+        let budget = std::thread::spawn(move || {
+            let (_never, says) = std::sync::mpsc::channel::<()>();
+            let waited = says.recv_timeout(Duration::from_millis(80));
+            assert_eq!(waited, Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+            // A thread that has worked before.
+            let mut work = 0_u64;
+            let before = Budget::start(Duration::MAX, Duration::MAX);
+            while before.cpu_used_ns() < 60_000_000 {
+                work = std::hint::black_box(work.wrapping_mul(31).wrapping_add(1));
+            }
+            budget.resume(waiting);
+            assert_eq!(budget.check(), Ok(()));
+            budget
+        });
+        let budget = budget.join().expect("it is within its limits");
+        assert_eq!(budget.may_wait(), Duration::ZERO, "it may not wait again");
+        assert!(matches!(budget.waited_too_long(), LimitHit::Wait { limit_ms: 60, .. }));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a plugin can be granted.
 
-/// One interface of `wit/capabilities.wit`.
+/// One interface of `wit/capabilities.wit`, or that of `wit/http.wit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Capability {
@@ -14,11 +14,13 @@ pub enum Capability {
     Clock,
     /// The record's chance.
     Random,
+    /// Requests to others.
+    Http,
 }
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Log, Self::Metrics, Self::Config, Self::Clock, Self::Random];
+    pub const ALL: [Self; 6] = [Self::Log, Self::Metrics, Self::Config, Self::Clock, Self::Random, Self::Http];
 
     /// The interface's name in `wit/`, and in `grants:`.
     #[must_use]
@@ -29,6 +31,16 @@ impl Capability {
             Self::Config => "config",
             Self::Clock => "clock",
             Self::Random => "random",
+            Self::Http => "http",
+        }
+    }
+
+    /// What to write into `grants:` of a step.
+    #[must_use]
+    pub fn written(self) -> &'static str {
+        match self {
+            Self::Http => "http: { hosts: [HOST] }",
+            other => other.name(),
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Mark {
 }
 
 /// What passed since a moment, nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Elapsed {
     pub(super) cpu_ns: u64,
     pub(super) wall_ns: u64,
@@ -47,6 +47,11 @@ impl Mark {
             ASKED.set(asked);
         }
         Self { wall_ns, cpu_ns: asked.cpu_ns }
+    }
+
+    /// Wall time since, on any thread, nanoseconds.
+    pub(super) fn wall_ns(&self) -> u64 {
+        nanoseconds(ClockId::Monotonic).saturating_sub(self.wall_ns)
     }
 
     /// What passed since, on the same thread.

@@ -14,6 +14,7 @@ use super::artifact::{Description, INTERFACE_VERSION, Interface, PACKAGE};
 use super::bindings;
 use super::state::State;
 use super::wasi;
+use crate::config::Grants;
 
 /// What a component asks for beyond what it may have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,13 +48,17 @@ impl fmt::Display for Refusal {
         write!(f, "\n  granted:  {}", names(&self.granted))?;
         let missing = self.missing();
         if !missing.is_empty() {
-            let all = names(&self.asked.union(&self.granted).copied().collect());
+            let all = self.asked.union(&self.granted).map(|capability| capability.written());
+            let all = all.collect::<Vec<_>>().join(", ");
             write!(f, "\n  missing:  {}; to grant it, write `grants: [{all}]`", names(&missing))?;
         }
         for name in &self.unknown {
             write!(f, "\n  unknown:  {name}")?;
             if name.starts_with("wasi:http") {
-                write!(f, " (componentize-js: build with http and fetch-event disabled)")?;
+                write!(
+                    f,
+                    " (Pelton's own `http` leads out; componentize-js: build with http and fetch-event disabled)"
+                )?;
             }
             if name.starts_with("wasi:sockets") {
                 write!(f, " (componentize-py: build with --stub-wasi)")?;
@@ -84,8 +89,8 @@ fn names(capabilities: &BTreeSet<Capability>) -> String {
 ///
 /// # Errors
 /// Everything at once that it may not have.
-pub fn check_imports(description: &Description, grants: &BTreeSet<Capability>) -> Result<(), Refusal> {
-    let mut refusal = Refusal { granted: grants.clone(), ..Refusal::default() };
+pub fn check_imports(description: &Description, grants: &Grants) -> Result<(), Refusal> {
+    let mut refusal = Refusal { granted: grants.capabilities.clone(), ..Refusal::default() };
     for import in &description.imports {
         match Interface::parse(import) {
             Some(interface) if interface.package == PACKAGE => {
@@ -114,20 +119,17 @@ fn speaks(version: Option<&str>) -> bool {
 ///
 /// # Errors
 /// Where the engine cannot hold it.
-pub(super) fn linker(
-    component: &Component,
-    asked: &[Capability],
-    grants: &BTreeSet<Capability>,
-) -> wasmtime::Result<Linker<State>> {
+pub(super) fn linker(component: &Component, asked: &[Capability], grants: &Grants) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(component.engine());
     bindings::types::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-    for capability in asked.iter().filter(|capability| grants.contains(capability)) {
+    for capability in asked.iter().filter(|capability| grants.contains(**capability)) {
         match capability {
             Capability::Log => bindings::log::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
             Capability::Metrics => bindings::metrics::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
             Capability::Config => bindings::config::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
             Capability::Clock => bindings::clock::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
             Capability::Random => bindings::random::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
+            Capability::Http => bindings::http::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?,
         }
     }
     wasi::add_shell(&mut linker, component)?;
@@ -177,11 +179,11 @@ mod tests {
           granted:  log, random
           missing:  clock; to grant it, write `grants: [log, clock, random]`
           unknown:  pelton:plugin/gpu@0.1.0
-          unknown:  wasi:http/types@0.2.10 (componentize-js: build with http and fetch-event disabled)
+          unknown:  wasi:http/types@0.2.10 (Pelton's own `http` leads out; componentize-js: build with http and fetch-event disabled)
           unknown:  wasi:sockets/tcp@0.2.9 (componentize-py: build with --stub-wasi)
           unknown:  wasi:cli/environment@0.3.0
           unknown:  env
-          this host offers log, metrics, config, clock, random of pelton:plugin; build it without the rest
+          this host offers log, metrics, config, clock, random, http of pelton:plugin; build it without the rest
           version:  pelton:plugin/metrics@0.2.0; this host speaks 0.1.0, build it anew against that
         ");
     }

@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+use futures::FutureExt as _;
+use futures::executor::block_on;
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 
-use super::bindings::{Transform, TransformPre, types};
+use super::bindings::{Transform, TransformPre, types, waiting};
 use super::budget::{Budget, LimitHit, MemoryLimiter, cpu_of_call, rule_of_call};
 use super::check::{Checked, Frame, Lie, check};
 use super::effects::{EffectsBuffer, MetricNames, cut};
 use super::error::LoadError;
 use super::state::{Rows, State};
 use crate::config::Limits;
+use crate::egress::Outgoing;
 use crate::pipeline::{LogLine, Subscription, TransformError, TransformInput, TransformOutput, TrapKind, Usage};
-use crate::record::{Batch, Column};
+use crate::record::{Batch, Column, FieldColumn};
 
 /// CPU time for starting: interpreters unpack themselves, and `configure` may compile patterns.
 const START_CPU: Duration = Duration::from_secs(5);
@@ -32,7 +35,7 @@ const LIFT_FACTOR: usize = 4;
 
 /// All that instances of one generation have in common.
 pub(super) struct Plan {
-    pub(super) pre: TransformPre<State>,
+    pub(super) pre: Pre,
     pub(super) limits: Limits,
     /// The `config:` block as JSON text.
     pub(super) config_text: String,
@@ -44,12 +47,63 @@ pub(super) struct Plan {
     pub(super) clock: bool,
     /// Whether the guest imports `random`.
     pub(super) random: bool,
+    /// Where its requests go; none where it makes none.
+    pub(super) outgoing: Option<Arc<dyn Outgoing>>,
+}
+
+/// A linked component.
+pub(super) enum Pre {
+    /// Its calls begin and end on one thread.
+    Plain(TransformPre<State>),
+    /// Its calls may leave their thread.
+    Waiting(waiting::TransformPre<State>),
+}
+
+/// An instantiated one.
+enum Guest {
+    Plain(Transform),
+    Waiting(waiting::Transform),
+}
+
+impl Pre {
+    fn engine(&self) -> &Engine {
+        match self {
+            Self::Plain(pre) => pre.engine(),
+            Self::Waiting(pre) => pre.engine(),
+        }
+    }
+
+    /// Nobody can be asked before a batch is there, so this ends where it begins.
+    fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Guest> {
+        match self {
+            Self::Plain(pre) => pre.instantiate(store).map(Guest::Plain),
+            Self::Waiting(pre) => at_once(pre.instantiate_async(store)).map(Guest::Waiting),
+        }
+    }
+}
+
+impl Guest {
+    /// As [`Pre::instantiate`].
+    fn configure(
+        &self,
+        store: &mut Store<State>,
+        settings: types::Settings<'_>,
+    ) -> wasmtime::Result<Result<types::Subscription, String>> {
+        match self {
+            Self::Plain(guest) => guest.call_configure(store, settings),
+            Self::Waiting(guest) => at_once(guest.call_configure(store, settings)),
+        }
+    }
+}
+
+fn at_once<T>(call: impl Future<Output = T>) -> T {
+    call.now_or_never().expect("there is nothing that it could wait for")
 }
 
 /// A guest that is ready for a batch.
 pub(super) struct Instance {
     store: Store<State>,
-    guest: Transform,
+    guest: Guest,
     /// Columns of subscribed headers, for reuse.
     headers: Vec<HeaderColumn>,
     /// CPU time of its start, until its first batch is charged with it.
@@ -74,6 +128,7 @@ impl Instance {
             rows: Rows::default(),
             config: Arc::clone(&plan.config),
             may_log: plan.may_log,
+            outgoing: None,
         };
         let mut store = Store::new(plan.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
@@ -88,7 +143,7 @@ impl Instance {
             Err(error) => return Err(not_started(&mut store, &error)),
         };
         let settings = types::Settings { config: &plan.config_text };
-        match guest.call_configure(&mut store, settings) {
+        match guest.configure(&mut store, settings) {
             Ok(Ok(subscription)) => {
                 let said = store.data_mut().effects.take();
                 let start_ns = store.data().budget.cpu_used_ns();
@@ -104,21 +159,59 @@ impl Instance {
         self.store.data().memory.used_bytes()
     }
 
-    /// Handles a batch. After an error the instance must be dropped.
+    /// Handles a batch, on the thread of the call. After an error the instance must be dropped.
     pub(super) fn process(
         &mut self,
         plan: &Plan,
         subscription: &Subscription,
         input: &TransformInput<'_>,
     ) -> Result<TransformOutput, TransformError> {
-        let batch = input.batch;
+        self.begin(plan, subscription, input.batch);
+        let lent = Lent::of(&self.headers, input);
+        let batch = lent.batch(subscription, input);
+        let answer = match &self.guest {
+            Guest::Plain(guest) => guest.call_process(&mut self.store, batch),
+            Guest::Waiting(guest) => block_on(guest.call_process(&mut self.store, batch)),
+        };
+        self.end(answer, plan, subscription, input.batch)
+    }
+
+    /// As [`Self::process`], for a guest that may wait for others, and is on no thread meanwhile.
+    pub(super) async fn process_waiting(
+        &mut self,
+        plan: &Plan,
+        subscription: &Subscription,
+        input: TransformInput<'_>,
+    ) -> Result<TransformOutput, TransformError> {
+        self.begin(plan, subscription, input.batch);
+        let lent = Lent::of(&self.headers, &input);
+        let batch = lent.batch(subscription, &input);
+        let answer = match &self.guest {
+            Guest::Plain(guest) => guest.call_process(&mut self.store, batch),
+            Guest::Waiting(guest) => guest.call_process(&mut self.store, batch).await,
+        };
+        self.end(answer, plan, subscription, input.batch)
+    }
+
+    fn begin(&mut self, plan: &Plan, subscription: &Subscription, batch: &Batch) {
         self.store.data_mut().effects.clear();
         self.store.data_mut().rows.begin(batch, plan.clock, plan.random);
+        self.store.data_mut().outgoing.clone_from(&plan.outgoing);
         fill_headers(&mut self.headers, &subscription.headers, batch);
         begin(&mut self.store, cpu_of_call(&plan.limits, batch.len(), batch.bytes()), plan.limits.wall_per_batch);
-        let answer = call(&self.guest, &mut self.store, &self.headers, subscription, input);
+    }
+
+    /// What a call said, checked; or how it ended.
+    fn end(
+        &mut self,
+        answer: Said,
+        plan: &Plan,
+        subscription: &Subscription,
+        batch: &Batch,
+    ) -> Result<TransformOutput, TransformError> {
         let cpu_ns = self.store.data().budget.cpu_used_ns() + std::mem::take(&mut self.start_ns);
         self.store.data_mut().rows.end();
+        self.store.data_mut().outgoing = None;
         let output = match answer {
             Ok(Ok(output)) => output,
             Ok(Err(types::Error::Retry(message))) => {
@@ -174,36 +267,47 @@ fn begin(store: &mut Store<State>, cpu: Duration, wall: Duration) {
     store.set_epoch_deadline(1);
 }
 
-/// Lends the batch's tables as they stand, and copies the answer out.
-fn call(
-    guest: &Transform,
-    store: &mut Store<State>,
-    headers: &[HeaderColumn],
-    subscription: &Subscription,
-    input: &TransformInput<'_>,
-) -> wasmtime::Result<Result<types::Output, types::Error>> {
-    let (batch, parts) = (input.batch, subscription.parts);
-    let headers: Vec<types::Column<'_>> = headers.iter().map(HeaderColumn::lend).collect();
-    let value_fields: Vec<types::FieldColumn<'_>> = input
-        .value_fields
-        .iter()
-        .map(|field| types::FieldColumn { validity: &field.validity, values: &field.values, data: &field.data })
-        .collect();
-    debug_assert_eq!(value_fields.len(), subscription.value_fields.len(), "one column for each field subscribed");
-    guest.call_process(
-        store,
+/// How a call of `process` ended.
+type Said = wasmtime::Result<Result<types::Output, types::Error>>;
+
+/// A batch's tables as they stand, lent to a call.
+struct Lent<'b> {
+    headers: Vec<types::Column<'b>>,
+    value_fields: Vec<types::FieldColumn<'b>>,
+}
+
+impl<'b> Lent<'b> {
+    fn of(headers: &'b [HeaderColumn], input: &TransformInput<'b>) -> Self {
+        let field = |field: &'b FieldColumn| types::FieldColumn {
+            validity: &field.validity,
+            values: &field.values,
+            data: &field.data,
+        };
+        Self {
+            headers: headers.iter().map(HeaderColumn::lend).collect(),
+            value_fields: input.value_fields.iter().map(field).collect(),
+        }
+    }
+
+    fn batch<'l>(&'l self, subscription: &Subscription, input: &TransformInput<'l>) -> types::Batch<'l> {
+        let (batch, parts) = (input.batch, subscription.parts);
+        debug_assert_eq!(
+            self.value_fields.len(),
+            subscription.value_fields.len(),
+            "one column for each field subscribed"
+        );
         types::Batch {
             count: u32::try_from(batch.len()).unwrap_or(u32::MAX),
             source: types::Source { topic: &batch.source.topic, partition: batch.source.partition.unsigned_abs() },
             values: parts.value.then(|| lend(&batch.values)),
             keys: parts.key.then(|| lend(&batch.keys)),
-            headers: &headers,
+            headers: &self.headers,
             all_headers: parts.all_headers.then(|| lend(&batch.headers)),
             offsets: if parts.offset { bytemuck::cast_slice(&batch.offsets) } else { &[] },
             timestamps: if parts.timestamp { bytemuck::cast_slice(&batch.timestamps) } else { &[] },
-            value_fields: &value_fields,
-        },
-    )
+            value_fields: &self.value_fields,
+        }
+    }
 }
 
 fn lend(column: &Column) -> types::Column<'_> {
@@ -291,6 +395,7 @@ fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
     let (kind, message) = match error.downcast_ref::<LimitHit>() {
         Some(wall @ LimitHit::Wall { .. }) => return Fault::Busy(wall.to_string()),
         Some(cpu @ LimitHit::Cpu { .. }) => (TrapKind::CpuLimit, cpu.to_string()),
+        Some(wait @ LimitHit::Wait { .. }) => (TrapKind::WaitLimit, wait.to_string()),
         None if memory.denied() => {
             let (used, limit) = (memory.used_bytes(), memory.limit_bytes());
             (

@@ -14,7 +14,8 @@
 //! Code is compiled in a child process under limits of its own ([`compile`]).
 //!
 //! Nothing outside of this room names the Wasm runtime. This room never reads a pipeline file, never blocks on a
-//! network and never decides what becomes of a record that fails.
+//! network (a guest that asks others leaves its thread until [`egress`](crate::egress) has their answer) and never decides
+//! what becomes of a record that fails.
 
 pub mod artifact;
 mod bindings;
@@ -28,6 +29,7 @@ pub mod compile;
 mod cpu_clock;
 mod effects;
 mod error;
+mod http;
 mod imports;
 pub mod inspect;
 mod instance;
@@ -43,4 +45,4 @@ pub use compile::Compiler;
 pub use error::LoadError;
 pub use imports::{Refusal, check_imports};
 pub use runtime::{Runtime, RuntimeError};
-pub use transform::WasmTransform;
+pub use transform::{WasmTransform, instances_max};

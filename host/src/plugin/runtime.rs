@@ -18,6 +18,8 @@ use super::compile::{self, Compiler};
 use super::effects::cut;
 use super::error::LoadError;
 use crate::clock::seconds;
+use crate::config::HttpGrant;
+use crate::egress::{Client, Resolve, SystemResolver, Wire};
 use crate::record::Digest;
 
 /// How often a guest's CPU clock is looked at.
@@ -40,6 +42,9 @@ pub struct Runtime {
     compute_threads: usize,
     /// One compilation at a time: each uses all cores by itself.
     compiling: Mutex<()>,
+    resolver: Arc<dyn Resolve>,
+    /// The way out, from the first plugin on that has one.
+    wire: OnceLock<Wire>,
     _ticker: Ticker,
 }
 
@@ -76,6 +81,19 @@ impl Runtime {
         compute_threads: usize,
         compiler: Compiler,
     ) -> Result<Arc<Self>, RuntimeError> {
+        Self::with_resolver(cache_dir, compute_threads, compiler, Arc::new(SystemResolver))
+    }
+
+    /// As [`Self::with_compiler`], with another way from the names of hosts to their addresses.
+    ///
+    /// # Errors
+    /// As [`Self::with_compiler`].
+    pub fn with_resolver(
+        cache_dir: Option<&Path>,
+        compute_threads: usize,
+        compiler: Compiler,
+        resolver: Arc<dyn Resolve>,
+    ) -> Result<Arc<Self>, RuntimeError> {
         let interruptible = engine(true, compute_threads)?;
         let ticker = Ticker::start(interruptible.clone()).map_err(|error| RuntimeError(error.to_string()))?;
         Ok(Arc::new(Self {
@@ -85,8 +103,23 @@ impl Runtime {
             compiler,
             compute_threads,
             compiling: Mutex::new(()),
+            resolver,
+            wire: OnceLock::new(),
             _ticker: ticker,
         }))
+    }
+
+    /// A way out as far as a grant reaches.
+    pub(super) fn client(&self, grant: &HttpGrant) -> Result<Client, LoadError> {
+        let failed = |message: String| LoadError::Host { message: format!("there is no way out: {message}") };
+        let wire = match self.wire.get() {
+            Some(wire) => wire,
+            None => {
+                let started = Wire::start(Arc::clone(&self.resolver)).map_err(|error| failed(error.to_string()))?;
+                self.wire.get_or_init(|| started)
+            }
+        };
+        Client::new(grant.clone(), wire).map_err(failed)
     }
 
     /// Threads that call plugins at once, each with an instance of its own.

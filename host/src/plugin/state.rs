@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::bindings::{clock, config, log, metrics, random, types};
 use super::budget::{Budget, MemoryLimiter};
 use super::effects::EffectsBuffer;
+use crate::egress::Outgoing;
 use crate::pipeline::LogLevel;
 use crate::record::{Batch, TopicPartition};
 
@@ -21,6 +22,8 @@ pub(super) struct State {
     pub(super) config: Arc<BTreeMap<String, String>>,
     /// Whether `log` is granted, for what comes out of WASI's standard streams.
     pub(super) may_log: bool,
+    /// Where `http` leads, while a batch is handled.
+    pub(super) outgoing: Option<Arc<dyn Outgoing>>,
 }
 
 /// What `clock` and `random` know about the rows of the current batch; empty outside of `process`.

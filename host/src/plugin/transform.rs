@@ -1,25 +1,32 @@
 //! A plugin as a step of the line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+
 use super::artifact::{Description, describe};
-use super::bindings::TransformPre;
+use super::bindings::{TransformPre, waiting};
 use super::effects::{MetricNames, cut};
 use super::error::LoadError;
+use super::http::Nobody;
 use super::imports::{check_imports, linker};
-use super::instance::{Instance, Plan};
+use super::instance::{Instance, Plan, Pre};
 use super::{Capability, Runtime, subscription};
-use crate::config::{Limits, Mask};
+use crate::config::{Grants, Limits, Mask};
+use crate::egress::{Outgoing, Report};
 use crate::pipeline::decode::Extractor;
 use crate::pipeline::{LogLevel, LogLine, Subscription, Transform, TransformError, TransformInput, TransformOutput};
 use crate::record::{Batch, Digest, TopicPartition};
 
 /// Bytes of an artifact; a whole Python interpreter takes 18 MB.
 const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
+/// Instances of a step that wait for others while every thread has work: each has its memory.
+const WAITING_MAX: usize = 4;
 
 /// One generation of a plugin: a compiled component with its configuration, grants and limits, and instances of it that
 /// wait for a batch.
@@ -29,7 +36,12 @@ pub struct WasmTransform {
     subscription: Subscription,
     plan: Plan,
     idle: Mutex<Vec<Instance>>,
-    runtime: Arc<Runtime>,
+    /// Instances that may be there at once.
+    instances_max: usize,
+    /// One for each of them, where they may wait.
+    slots: Option<Arc<Semaphore>>,
+    /// Its clock and its way out are there as long as the plugin is.
+    _runtime: Arc<Runtime>,
     /// What the guest logged while it was configured.
     first_words: Vec<LogLine>,
 }
@@ -45,7 +57,7 @@ impl WasmTransform {
         name: &str,
         path: &Path,
         config: &serde_json::Value,
-        grants: &BTreeSet<Capability>,
+        grants: &Grants,
         limits: Limits,
     ) -> Result<Self, LoadError> {
         let bytes = read(path)?;
@@ -61,7 +73,7 @@ impl WasmTransform {
         name: &str,
         bytes: &[u8],
         config: &serde_json::Value,
-        grants: &BTreeSet<Capability>,
+        grants: &Grants,
         limits: Limits,
     ) -> Result<Self, LoadError> {
         let size = bytes.len() as u64;
@@ -76,13 +88,17 @@ impl WasmTransform {
         let plan = plan(runtime, name, bytes, &description, config, grants, limits)?;
         let (instance, given, logs) = Instance::start(&plan)?;
         let subscription = subscription::check(given).map_err(|problems| LoadError::Subscription { problems })?;
+        let instances_max = instances_max(grants, runtime.compute_threads());
+        let slots = plan.outgoing.is_some().then(|| Arc::new(Semaphore::new(instances_max)));
         Ok(Self {
+            instances_max,
+            slots,
             name: name.to_owned(),
             description,
             subscription,
             plan,
             idle: Mutex::new(vec![instance]),
-            runtime: Arc::clone(runtime),
+            _runtime: Arc::clone(runtime),
             first_words: logs,
         })
     }
@@ -104,7 +120,12 @@ impl WasmTransform {
     pub fn smoke(&self) -> Result<(), TransformError> {
         let batch = Batch::new(TopicPartition::new("none", 0));
         let columns: Vec<_> = Extractor::json(&self.subscription.value_fields).extract(&batch).columns;
-        self.apply_fresh(&TransformInput { batch: &batch, value_fields: &columns }).map(drop)
+        let input = TransformInput { batch: &batch, value_fields: &columns };
+        let said = match self.slots {
+            Some(_) => futures::executor::block_on(self.apply_waiting(input, true)),
+            None => self.apply_fresh(&input),
+        };
+        said.map(drop)
     }
 
     /// What a plugin that lacks a grant says against its configuration, so that one mistake does not hide the other. What
@@ -114,7 +135,7 @@ impl WasmTransform {
         runtime: &Arc<Runtime>,
         path: &Path,
         config: &serde_json::Value,
-        grants: &BTreeSet<Capability>,
+        grants: &Grants,
         limits: Limits,
     ) -> Option<String> {
         let bytes = read(path).ok()?;
@@ -139,6 +160,22 @@ impl WasmTransform {
         for line in &self.first_words {
             tell(&self.name, line.level, &mask.apply(&line.message));
         }
+    }
+
+    /// Tells somebody of every request that the plugin makes.
+    pub fn report_requests(&self, report: Report) {
+        if let Some(outgoing) = &self.plan.outgoing {
+            outgoing.report_to(report);
+        }
+    }
+
+    /// The plugin, with somebody else who answers its requests: canned answers, in its cases.
+    #[must_use]
+    pub fn answered_by(mut self, outgoing: Arc<dyn Outgoing>) -> Self {
+        if self.plan.outgoing.is_some() {
+            self.plan.outgoing = Some(outgoing);
+        }
+        self
     }
 
     /// Drops the instances that wait: the next batch meets a fresh one.
@@ -180,6 +217,23 @@ impl WasmTransform {
         Ok(output)
     }
 
+    async fn process_waiting(
+        &self,
+        mut instance: Instance,
+        input: TransformInput<'_>,
+    ) -> Result<TransformOutput, TransformError> {
+        let said = instance.process_waiting(&self.plan, &self.subscription, input).await;
+        let output = said.inspect_err(|_| self.drop_instances())?;
+        self.keep(instance);
+        Ok(output)
+    }
+
+    /// It takes the room of one that waits: there is room for so many instances and no more.
+    fn instance_in_place_of_another(&self) -> Result<Instance, TransformError> {
+        drop(self.idle().pop());
+        self.fresh_instance()
+    }
+
     /// Keeps an instance for the next batch, unless it has grown so much that a fresh one is the better neighbour:
     /// linear memory never shrinks.
     fn keep(&self, instance: Instance) {
@@ -187,7 +241,7 @@ impl WasmTransform {
             return;
         }
         let mut idle = self.idle();
-        if idle.len() < self.runtime.compute_threads() {
+        if idle.len() < self.instances_max {
             idle.push(instance);
         }
     }
@@ -207,7 +261,8 @@ impl Transform for WasmTransform {
     }
 
     fn wall_limit(&self) -> std::time::Duration {
-        self.plan.limits.wall_per_batch
+        // Beside its work, a guest may wait as long for others.
+        self.plan.limits.wall_per_batch * if self.slots.is_some() { 2 } else { 1 }
     }
 
     fn apply(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
@@ -215,9 +270,22 @@ impl Transform for WasmTransform {
     }
 
     fn apply_fresh(&self, input: &TransformInput<'_>) -> Result<TransformOutput, TransformError> {
-        // It takes the room of one that waits: there is room for one instance a thread.
-        drop(self.idle().pop());
-        self.process(self.fresh_instance()?, input)
+        self.process(self.instance_in_place_of_another()?, input)
+    }
+
+    fn slots(&self) -> Option<Arc<Semaphore>> {
+        self.slots.clone()
+    }
+
+    fn apply_waiting<'a>(
+        &'a self,
+        input: TransformInput<'a>,
+        fresh: bool,
+    ) -> BoxFuture<'a, Result<TransformOutput, TransformError>> {
+        Box::pin(async move {
+            let instance = if fresh { self.instance_in_place_of_another()? } else { self.instance()? };
+            self.process_waiting(instance, input).await
+        })
     }
 }
 
@@ -234,27 +302,46 @@ fn plan(
     bytes: &[u8],
     description: &Description,
     config: &serde_json::Value,
-    grants: &BTreeSet<Capability>,
+    grants: &Grants,
     limits: Limits,
 ) -> Result<Plan, LoadError> {
     let component = runtime.component(name, bytes, description.digest, limits.trusted)?;
     let interface = |error: wasmtime::Error| LoadError::Interface { message: cut(format!("{error:#}")) };
     let mut linked = linker(&component, &description.capabilities, grants).map_err(interface)?;
-    if description.capabilities.iter().any(|capability| !grants.contains(capability)) {
+    if description.capabilities.iter().any(|capability| !grants.contains(*capability)) {
         linked.define_unknown_imports_as_traps(&component).map_err(interface)?;
     }
-    let pre = TransformPre::new(linked.instantiate_pre(&component).map_err(interface)?).map_err(interface)?;
     let imports = |capability| description.capabilities.contains(&capability);
+    let linked = linked.instantiate_pre(&component).map_err(interface)?;
+    let outgoing = imports(Capability::Http) && grants.contains(Capability::Http);
+    let pre = match outgoing {
+        true => Pre::Waiting(waiting::TransformPre::new(linked).map_err(interface)?),
+        false => Pre::Plain(TransformPre::new(linked).map_err(interface)?),
+    };
+    let outgoing: Option<Arc<dyn Outgoing>> = match &grants.http {
+        _ if !outgoing => None,
+        Some(grant) => Some(Arc::new(runtime.client(grant)?)),
+        None => Some(Arc::new(Nobody)),
+    };
     Ok(Plan {
         pre,
         limits,
         config_text: config.to_string(),
         config: Arc::new(top_level(config)),
         metric_names: Arc::<MetricNames>::default(),
-        may_log: grants.contains(&Capability::Log),
+        may_log: grants.contains(Capability::Log),
         clock: imports(Capability::Clock),
         random: imports(Capability::Random),
+        outgoing,
     })
+}
+
+/// Instances of a step that are there at once: one for each thread, and where they wait for others some more, but no more
+/// than requests may be under way: whoever waits is on no thread.
+#[must_use]
+pub fn instances_max(grants: &Grants, threads: usize) -> usize {
+    let waiting = grants.http.as_ref().map_or(0, |http| http.concurrency.min(WAITING_MAX));
+    threads + waiting
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {

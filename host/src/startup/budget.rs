@@ -4,14 +4,16 @@
 //! worst case, and most plugins stay far below theirs. Pure.
 
 use crate::config::{Problem, Step, show_bytes};
+use crate::plugin::instances_max;
 
-/// Holds what all instances of all steps may take against the budget. A step has an instance for each thread.
+/// Holds what all instances of all steps may take against the budget. A step has an instance for each thread, and
+/// more where instances wait for answers over HTTP.
 pub(super) fn of_plugins<'s>(
     steps: impl Iterator<Item = (&'s str, &'s Step)>,
     threads: usize,
     budget_bytes: usize,
 ) -> Option<Problem> {
-    let of_step = |step: &Step| step.limits.memory_bytes.saturating_mul(threads);
+    let of_step = |step: &Step| step.limits.memory_bytes.saturating_mul(instances_max(&step.grants, threads));
     let mut steps: Vec<(&str, &Step)> = steps.collect();
     let sum = steps.iter().map(|(_, step)| of_step(step)).fold(0_usize, usize::saturating_add);
     // One that is too large by itself is told by itself.
@@ -24,7 +26,13 @@ pub(super) fn of_plugins<'s>(
     let largest: Vec<String> = steps
         .iter()
         .take(3)
-        .map(|(pipeline, step)| format!("`{}` of {pipeline} {}", step.plugin, shown(step.limits.memory_bytes)))
+        .map(|(pipeline, step)| {
+            let waiting = match instances_max(&step.grants, threads) - threads {
+                0 => String::new(),
+                waiting => format!(" (and {waiting} times more while it waits for `http`)"),
+            };
+            format!("`{}` of {pipeline} {}{waiting}", step.plugin, shown(step.limits.memory_bytes))
+        })
         .collect();
     let more = if steps.len() > largest.len() { ", …" } else { "" };
     let found = format!(

@@ -281,7 +281,7 @@ fn refused(name: &str, refusal: &Refusal, problem: impl Fn(&str, String, &str) -
     let missing = refusal.missing();
     if !missing.is_empty() {
         let words: Vec<_> = missing.iter().map(|capability| format!("`{}`", capability.name())).collect();
-        let all: BTreeSet<_> = refusal.asked.union(&refusal.granted).map(|capability| capability.name()).collect();
+        let all: BTreeSet<_> = refusal.asked.union(&refusal.granted).map(|capability| capability.written()).collect();
         let all: Vec<_> = all.into_iter().collect();
         problems.push(problem(
             "grants",
@@ -317,12 +317,12 @@ mod tests {
             plugin: "shop-orders".to_owned(),
             artifact: "shop-orders.wasm".into(),
             config: serde_json::Value::Null,
-            grants: BTreeSet::from([Capability::Log]),
+            grants: [Capability::Log].into(),
             limits: crate::config::Limits::default(),
         };
         let refusal = Refusal {
             asked: BTreeSet::from([Capability::Log, Capability::Clock]),
-            granted: step.grants.clone(),
+            granted: step.grants.capabilities.clone(),
             unknown: vec!["wasi:sockets/tcp@0.2.0".to_owned()],
             versions: Vec::new(),
         };

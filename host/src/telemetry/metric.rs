@@ -83,6 +83,8 @@ metrics! {
     PluginGauge Gauge "pelton_plugin_gauge" ["pipeline", "plugin", "metric"] "Gauges that plugins keep themselves";
     PluginHistogram Distribution "pelton_plugin_histogram" ["pipeline", "plugin", "metric"] "Histograms that plugins keep themselves";
     PluginMetricsRefused Counter "pelton_plugin_metrics_refused" ["pipeline", "plugin"] "Updates of plugin metrics with a bad name, or beyond the limit of metrics";
+    HttpRequests Counter "pelton_plugin_http_requests" ["pipeline", "plugin", "outcome"] "Requests of a plugin to others, by outcome: ok, or why there was no answer: denied, invalid, timeout, too_large, connect, protocol";
+    HttpSeconds Latency "pelton_plugin_http_seconds" ["pipeline", "plugin"] "Time of a plugin's request, from its turn until its whole answer was there";
     // what goes out
     Rows Counter "pelton_rows" ["pipeline", "output"] "Rows and records made durable, by output";
     RowBytes Counter "pelton_row_bytes" ["pipeline", "output"] "Bytes made durable, by output";

@@ -1,10 +1,9 @@
 //! Guests whose code is the sin: what it costs to read, compile and keep, and files that are no guests.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pelton::config::Limits;
+use pelton::config::{Grants, Limits};
 use pelton::pipeline::{Transform as _, TransformInput, TrapKind};
 use pelton::plugin::{Capability, Compiler, LoadError, Runtime, WasmTransform};
 use proptest::prelude::*;
@@ -104,7 +103,7 @@ fn a_compiler_that_is_not_there_or_says_nothing_is_an_error_and_no_plugin() {
     ] {
         let runtime = Runtime::with_compiler(None, 1, Compiler::Child(program.into())).unwrap();
         let bytes = support::component("chokes");
-        let (config, grants) = (serde_json::Value::Null, BTreeSet::new());
+        let (config, grants) = (serde_json::Value::Null, Grants::default());
         let error = WasmTransform::from_bytes(&runtime, "x", &bytes, &config, &grants, Limits::default()).unwrap_err();
         assert!(error.to_string().contains(said), "{program}: {error}");
     }
@@ -136,7 +135,7 @@ fn what_is_no_component_is_named() {
             "x",
             bytes,
             &serde_json::Value::Null,
-            &BTreeSet::new(),
+            &Grants::default(),
             Limits::default(),
         )
         .unwrap_err()
@@ -155,7 +154,7 @@ fn what_is_no_component_is_named() {
         "x",
         "/no/such/plugin.wasm".as_ref(),
         &serde_json::Value::Null,
-        &BTreeSet::new(),
+        &Grants::default(),
         Limits::default(),
     );
     assert!(missing.unwrap_err().to_string().starts_with("cannot read /no/such/plugin.wasm"));
@@ -197,7 +196,7 @@ fn more_plugins_than_there_is_room_for_are_refused_in_words() {
     let runtime = Runtime::new(Some(dir.path()), 1).unwrap();
     let bytes = support::component("chokes");
     let load = || {
-        let (config, grants) = (serde_json::Value::Null, BTreeSet::new());
+        let (config, grants) = (serde_json::Value::Null, Grants::default());
         WasmTransform::from_bytes(&runtime, "chokes", &bytes, &config, &grants, Limits::default())
     };
     let mut loaded = Vec::new();

@@ -28,6 +28,7 @@ mod state;
 #[path = "../support/mod.rs"]
 mod support;
 mod time;
+mod ways_out;
 mod words;
 
 #[test]
@@ -41,6 +42,7 @@ fn every_guest_has_a_test_and_every_test_a_guest() {
         requests::TESTED,
         state::TESTED,
         time::TESTED,
+        ways_out::TESTED,
         words::TESTED,
     ];
     assert_eq!(folders, rooms.concat().iter().map(|name| (*name).to_owned()).collect());

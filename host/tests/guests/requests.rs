@@ -24,9 +24,9 @@ guests! {
         insta::assert_snapshot!(refused("wants_the_unknown"), @r"
         it asks for more than it is granted
           asks for: nothing
-          granted:  log, metrics, config, clock, random
+          granted:  log, metrics, config, clock, random, http
           unknown:  acme:hardware/gpu@1.0.0
-          this host offers log, metrics, config, clock, random of pelton:plugin; build it without the rest
+          this host offers log, metrics, config, clock, random, http of pelton:plugin; build it without the rest
           version:  pelton:plugin/log@0.2.0; this host speaks 0.1.0, build it anew against that
         ");
     }

@@ -5,11 +5,10 @@
 
 mod encode;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use pelton::config::Limits;
+use pelton::config::{Grants, Limits};
 use pelton::pipeline::{Transform as _, TransformError, TransformInput, TransformOutput};
 use pelton::plugin::{Capability, Compiler, LoadError, Runtime, WasmTransform};
 use pelton::record::{Batch, Offset, TopicPartition};
@@ -28,7 +27,7 @@ pub(crate) fn runtime() -> &'static Arc<Runtime> {
 
 /// Loads a guest under these grants and limits.
 pub(crate) fn load_with(guest: &str, grants: &[Capability], limits: Limits) -> Result<WasmTransform, LoadError> {
-    let grants: BTreeSet<Capability> = grants.iter().copied().collect();
+    let grants: Grants = grants.iter().copied().collect();
     WasmTransform::from_bytes(runtime(), guest, &component(guest), &serde_json::Value::Null, &grants, limits)
 }
 

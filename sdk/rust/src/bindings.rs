@@ -627,7 +627,7 @@ static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 1
 pub mod pelton {
   pub mod plugin {
     /// Each interface below is one capability. A plugin's imports are its permission request; what is not granted is not
-    /// linked, and the plugin is refused before it sees a record.
+    /// linked, and the plugin is refused before it sees a record. `http`, the way out, has a file of its own.
     /// Lines for the operator. Kept with the batch: lines of a failed attempt are marked as such and travel with the dead
     /// letter. Lines are cut after 4 KiB; what goes beyond the step's `log_lines`, or 256 KiB, is counted instead of written.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
@@ -901,6 +901,544 @@ pub mod pelton {
           unsafe extern "C" fn wit_import0(_: i32, ) -> i64 { unreachable!() }
           let ret = wit_import0(_rt::as_i32(&row));
           ret as u64
+        }
+      }
+
+    }
+
+    /// Requests to others, for look-ups that no record holds. The grant names the hosts and methods that may be asked, and how
+    /// long, how large and how many at once requests may be; beyond it there is nothing but `error.denied`. Addresses that are not
+    /// public (a private network, the machine itself, a cloud's metadata) need a grant of their own, whatever name leads there.
+    ///
+    /// Requests are made at once, also in an attempt that fails later, and again when a batch comes again: ask for what may be
+    /// asked for twice. Nothing is retried by the host. What others answer is no function of the record, so a pipeline with this
+    /// capability cannot be replayed to the same rows. The time that an instance waits is no CPU time; one call of `process` may
+    /// wait as long as the step's `wall_per_batch` in all, and beyond that traps.
+    ///
+    /// Only within `process`: elsewhere every request is denied.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod http {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[derive(Clone)]
+      pub struct Header {
+        pub name: _rt::String,
+        pub value: _rt::Vec::<u8>,
+      }
+      impl ::core::fmt::Debug for Header {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Header").field("name", &self.name).field("value", &self.value).finish()
+        }
+      }
+      #[derive(Clone)]
+      pub struct Request {
+        /// In upper case: `GET`.
+        pub method: _rt::String,
+        /// Absolute, `https://…` or, where that is granted, `http://…`; no user or password in it.
+        pub url: _rt::String,
+        /// Those of the connection itself (host, content-length, transfer-encoding, …) are the host's, and so are those that
+        /// the grant puts in, such as a key that the guest never sees: they are denied.
+        pub headers: _rt::Vec::<Header>,
+        pub body: ::core::option::Option<_rt::Vec::<u8>>,
+        /// Not longer than this; the grant's own limit holds beside it. All redirects of a request share it.
+        pub timeout_ms: ::core::option::Option<u32>,
+        /// How many redirects to follow, at most 10; 0 gives the redirect itself. Each must be granted like a request of its
+        /// own. To another host go none of the headers but accept, accept-encoding, accept-language, content-language,
+        /// content-type and user-agent.
+        pub redirects: u32,
+      }
+      impl ::core::fmt::Debug for Request {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Request").field("method", &self.method).field("url", &self.url).field("headers", &self.headers).field("body", &self.body).field("timeout-ms", &self.timeout_ms).field("redirects", &self.redirects).finish()
+        }
+      }
+      #[derive(Clone)]
+      pub struct Response {
+        pub status: u16,
+        /// Where it came from, after redirects.
+        pub url: _rt::String,
+        /// Names in lower case, in the order in which they came.
+        pub headers: _rt::Vec::<Header>,
+        /// As it came: a content-encoding is not undone.
+        pub body: _rt::Vec::<u8>,
+      }
+      impl ::core::fmt::Debug for Response {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Response").field("status", &self.status).field("url", &self.url).field("headers", &self.headers).field("body", &self.body).finish()
+        }
+      }
+      /// Why there is no response; each with words for people. An answer of any status is a response.
+      #[derive(Clone)]
+      pub enum Error {
+        /// Not granted: host, port, method, header, redirect, or the address behind the name.
+        Denied(_rt::String),
+        /// No request: URL, method, header, or number of redirects.
+        Invalid(_rt::String),
+        /// No whole answer in time.
+        Timeout(_rt::String),
+        /// The request, or its answer, has more bytes than are granted; or the answers of one call together have more than a
+        /// quarter of the plugin's memory.
+        TooLarge(_rt::String),
+        /// No connection: no address, nobody there, no valid certificate.
+        Connect(_rt::String),
+        /// A connection that broke, or an answer that is no HTTP.
+        Protocol(_rt::String),
+      }
+      impl ::core::fmt::Debug for Error {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          match self {
+            Error::Denied(e) => {
+              f.debug_tuple("Error::Denied").field(e).finish()
+            }
+            Error::Invalid(e) => {
+              f.debug_tuple("Error::Invalid").field(e).finish()
+            }
+            Error::Timeout(e) => {
+              f.debug_tuple("Error::Timeout").field(e).finish()
+            }
+            Error::TooLarge(e) => {
+              f.debug_tuple("Error::TooLarge").field(e).finish()
+            }
+            Error::Connect(e) => {
+              f.debug_tuple("Error::Connect").field(e).finish()
+            }
+            Error::Protocol(e) => {
+              f.debug_tuple("Error::Protocol").field(e).finish()
+            }
+          }
+        }
+      }
+      impl ::core::fmt::Display for Error {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          write!(f, "{:?}", self)
+        }
+      }
+
+      impl ::core::error::Error for Error {}
+      #[allow(unused_unsafe, clippy::all)]
+      /// Asks, and waits for the answer.
+      #[allow(async_fn_in_trait)]
+      pub fn fetch(request: &Request,) -> ::core::result::Result<Response,Error>{
+        unsafe {
+
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct RetArea([::core::mem::MaybeUninit::<u8>; 8*::core::mem::size_of::<*const u8>()]);
+          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 8*::core::mem::size_of::<*const u8>()]);
+          let Request{ method:method0, url:url0, headers:headers0, body:body0, timeout_ms:timeout_ms0, redirects:redirects0, } = request;
+          let vec1 = method0;
+          let ptr1 = vec1.as_ptr().cast::<u8>();
+          let len1 = vec1.len();
+          let vec2 = url0;
+          let ptr2 = vec2.as_ptr().cast::<u8>();
+          let len2 = vec2.len();
+          let vec6 = headers0;
+          let len6 = vec6.len();
+          let layout6 = _rt::alloc::Layout::from_size_align(vec6.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result6, _cleanup6) = wit_bindgen::rt::Cleanup::new(layout6);for (i, e) in vec6.into_iter().enumerate() {
+            let base = result6.add(i * (4*::core::mem::size_of::<*const u8>()));
+            {
+              let Header{ name:name3, value:value3, } = e;
+              let vec4 = name3;
+              let ptr4 = vec4.as_ptr().cast::<u8>();
+              let len4 = vec4.len();
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+              *base.add(0).cast::<*mut u8>() = ptr4.cast_mut();
+              let vec5 = value3;
+              let ptr5 = vec5.as_ptr().cast::<u8>();
+              let len5 = vec5.len();
+              *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+              *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+            }
+          }
+          let (result8_0,result8_1,result8_2,) = match body0 {
+            Some(e) => {
+              let vec7 = e;
+              let ptr7 = vec7.as_ptr().cast::<u8>();
+              let len7 = vec7.len();
+
+              (1i32, ptr7.cast_mut(), len7)
+            },
+            None => {
+              (0i32, ::core::ptr::null_mut(), 0usize)
+            },
+          };let (result9_0,result9_1,) = match timeout_ms0 {
+            Some(e) => (1i32, _rt::as_i32(e)),
+            None => {
+              (0i32, 0i32)
+            },
+          };let ptr10 = ret_area.0.as_mut_ptr().cast::<u8>();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/http@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "fetch"]
+            fn wit_import11(_: *mut u8, _: usize, _: *mut u8, _: usize, _: *mut u8, _: usize, _: i32, _: *mut u8, _: usize, _: i32, _: i32, _: i32, _: *mut u8, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import11(_: *mut u8, _: usize, _: *mut u8, _: usize, _: *mut u8, _: usize, _: i32, _: *mut u8, _: usize, _: i32, _: i32, _: i32, _: *mut u8, ) { unreachable!() }
+          wit_import11(ptr1.cast_mut(), len1, ptr2.cast_mut(), len2, result6, len6, result8_0, result8_1, result8_2, result9_0, result9_1, _rt::as_i32(redirects0), ptr10);
+          let l12 = i32::from(*ptr10.add(0).cast::<u8>());
+          let result49 = match l12 {
+            0 => {
+              let e = {
+                let l13 = i32::from(*ptr10.add(::core::mem::size_of::<*const u8>()).cast::<u16>());
+                let l14 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l15 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len16 = l15;
+                let bytes16 = _rt::Vec::from_raw_parts(l14.cast(), len16, len16);
+                let l17 = *ptr10.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l18 = *ptr10.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base25 = l17;
+                let len25 = l18;
+                let mut result25 = _rt::Vec::with_capacity(len25);
+                for i in 0..len25 {
+                  let base = base25.add(i * (4*::core::mem::size_of::<*const u8>()));
+                  let e25 = {
+                    let l19 = *base.add(0).cast::<*mut u8>();
+                    let l20 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len21 = l20;
+                    let bytes21 = _rt::Vec::from_raw_parts(l19.cast(), len21, len21);
+                    let l22 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l23 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len24 = l23;
+
+                    Header{
+                      name: _rt::string_lift(bytes21),
+                      value: <_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(l22.cast(), len24, len24)),
+                    }
+                  };
+                  result25.push(e25);
+                }
+                _rt::cabi_dealloc(base25, len25 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l26 = *ptr10.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l27 = *ptr10.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len28 = l27;
+
+                Response{
+                  status: l13 as u16,
+                  url: _rt::string_lift(bytes16),
+                  headers: result25,
+                  body: <_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(l26.cast(), len28, len28)),
+                }
+              };
+              Ok(e)
+            }
+            1 => {
+              let e = {
+                let l29 = i32::from(*ptr10.add(::core::mem::size_of::<*const u8>()).cast::<u8>());
+                let v48 = match l29 {
+                  0 => {
+                    let e48 = {
+                      let l30 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l31 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len32 = l31;
+                      let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+
+                      _rt::string_lift(bytes32)
+                    };
+                    Error::Denied(e48)
+                  }
+                  1 => {
+                    let e48 = {
+                      let l33 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l34 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len35 = l34;
+                      let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+
+                      _rt::string_lift(bytes35)
+                    };
+                    Error::Invalid(e48)
+                  }
+                  2 => {
+                    let e48 = {
+                      let l36 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l37 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len38 = l37;
+                      let bytes38 = _rt::Vec::from_raw_parts(l36.cast(), len38, len38);
+
+                      _rt::string_lift(bytes38)
+                    };
+                    Error::Timeout(e48)
+                  }
+                  3 => {
+                    let e48 = {
+                      let l39 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l40 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len41 = l40;
+                      let bytes41 = _rt::Vec::from_raw_parts(l39.cast(), len41, len41);
+
+                      _rt::string_lift(bytes41)
+                    };
+                    Error::TooLarge(e48)
+                  }
+                  4 => {
+                    let e48 = {
+                      let l42 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l43 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len44 = l43;
+                      let bytes44 = _rt::Vec::from_raw_parts(l42.cast(), len44, len44);
+
+                      _rt::string_lift(bytes44)
+                    };
+                    Error::Connect(e48)
+                  }
+                  n => {
+                    debug_assert_eq!(n, 5, "invalid enum discriminant");
+                    let e48 = {
+                      let l45 = *ptr10.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l46 = *ptr10.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len47 = l46;
+                      let bytes47 = _rt::Vec::from_raw_parts(l45.cast(), len47, len47);
+
+                      _rt::string_lift(bytes47)
+                    };
+                    Error::Protocol(e48)
+                  }
+                };
+
+                v48
+              };
+              Err(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          };
+          result49
+        }
+      }
+      #[allow(unused_unsafe, clippy::all)]
+      /// Asks side by side, as many at once as are granted, and waits for all answers: one for each request, in their order. For
+      /// a batch this is the way: one wait instead of one for each record.
+      #[allow(async_fn_in_trait)]
+      pub fn fetch_all(requests: &[Request],) -> _rt::Vec::<::core::result::Result<Response,Error>>{
+        unsafe {
+          let mut cleanup_list = _rt::Vec::new();
+
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct RetArea([::core::mem::MaybeUninit::<u8>; 2*::core::mem::size_of::<*const u8>()]);
+          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 2*::core::mem::size_of::<*const u8>()]);
+          let vec8 = requests;
+          let len8 = vec8.len();
+          let layout8 = _rt::alloc::Layout::from_size_align(vec8.len() * (8+10*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);for (i, e) in vec8.into_iter().enumerate() {
+            let base = result8.add(i * (8+10*::core::mem::size_of::<*const u8>()));
+            {
+              let Request{ method:method0, url:url0, headers:headers0, body:body0, timeout_ms:timeout_ms0, redirects:redirects0, } = e;
+              let vec1 = method0;
+              let ptr1 = vec1.as_ptr().cast::<u8>();
+              let len1 = vec1.len();
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len1;
+              *base.add(0).cast::<*mut u8>() = ptr1.cast_mut();
+              let vec2 = url0;
+              let ptr2 = vec2.as_ptr().cast::<u8>();
+              let len2 = vec2.len();
+              *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len2;
+              *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr2.cast_mut();
+              let vec6 = headers0;
+              let len6 = vec6.len();
+              let layout6 = _rt::alloc::Layout::from_size_align(vec6.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result6, _cleanup6) = wit_bindgen::rt::Cleanup::new(layout6);cleanup_list.extend(_cleanup6);
+              for (i, e) in vec6.into_iter().enumerate() {
+                let base = result6.add(i * (4*::core::mem::size_of::<*const u8>()));
+                {
+                  let Header{ name:name3, value:value3, } = e;
+                  let vec4 = name3;
+                  let ptr4 = vec4.as_ptr().cast::<u8>();
+                  let len4 = vec4.len();
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+                  *base.add(0).cast::<*mut u8>() = ptr4.cast_mut();
+                  let vec5 = value3;
+                  let ptr5 = vec5.as_ptr().cast::<u8>();
+                  let len5 = vec5.len();
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+                }
+              }
+              *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
+              *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result6;
+              match body0 {
+                Some(e) => {
+                  *base.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec7 = e;
+                  let ptr7 = vec7.as_ptr().cast::<u8>();
+                  let len7 = vec7.len();
+                  *base.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
+                  *base.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr7.cast_mut();
+                },
+                None => {
+                  {
+                    *base.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match timeout_ms0 {
+                Some(e) => {
+                  *base.add(9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *base.add(4+9*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *base.add(9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };*base.add(8+9*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(redirects0);
+            }
+          }
+          let ptr9 = ret_area.0.as_mut_ptr().cast::<u8>();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/http@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "fetch-all"]
+            fn wit_import10(_: *mut u8, _: usize, _: *mut u8, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import10(_: *mut u8, _: usize, _: *mut u8, ) { unreachable!() }
+          wit_import10(result8, len8, ptr9);
+          let l11 = *ptr9.add(0).cast::<*mut u8>();
+          let l12 = *ptr9.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base50 = l11;
+          let len50 = l12;
+          let mut result50 = _rt::Vec::with_capacity(len50);
+          for i in 0..len50 {
+            let base = base50.add(i * (8*::core::mem::size_of::<*const u8>()));
+            let e50 = {
+              let l13 = i32::from(*base.add(0).cast::<u8>());
+
+              match l13 {
+                0 => {
+                  let e = {
+                    let l14 = i32::from(*base.add(::core::mem::size_of::<*const u8>()).cast::<u16>());
+                    let l15 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l16 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len17 = l16;
+                    let bytes17 = _rt::Vec::from_raw_parts(l15.cast(), len17, len17);
+                    let l18 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l19 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base26 = l18;
+                    let len26 = l19;
+                    let mut result26 = _rt::Vec::with_capacity(len26);
+                    for i in 0..len26 {
+                      let base = base26.add(i * (4*::core::mem::size_of::<*const u8>()));
+                      let e26 = {
+                        let l20 = *base.add(0).cast::<*mut u8>();
+                        let l21 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        let len22 = l21;
+                        let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                        let l23 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l24 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        let len25 = l24;
+
+                        Header{
+                          name: _rt::string_lift(bytes22),
+                          value: <_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(l23.cast(), len25, len25)),
+                        }
+                      };
+                      result26.push(e26);
+                    }
+                    _rt::cabi_dealloc(base26, len26 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                    let l27 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l28 = *base.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len29 = l28;
+
+                    Response{
+                      status: l14 as u16,
+                      url: _rt::string_lift(bytes17),
+                      headers: result26,
+                      body: <_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(l27.cast(), len29, len29)),
+                    }
+                  };
+                  Ok(e)
+                }
+                1 => {
+                  let e = {
+                    let l30 = i32::from(*base.add(::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    let v49 = match l30 {
+                      0 => {
+                        let e49 = {
+                          let l31 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l32 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len33 = l32;
+                          let bytes33 = _rt::Vec::from_raw_parts(l31.cast(), len33, len33);
+
+                          _rt::string_lift(bytes33)
+                        };
+                        Error::Denied(e49)
+                      }
+                      1 => {
+                        let e49 = {
+                          let l34 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l35 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len36 = l35;
+                          let bytes36 = _rt::Vec::from_raw_parts(l34.cast(), len36, len36);
+
+                          _rt::string_lift(bytes36)
+                        };
+                        Error::Invalid(e49)
+                      }
+                      2 => {
+                        let e49 = {
+                          let l37 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l38 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len39 = l38;
+                          let bytes39 = _rt::Vec::from_raw_parts(l37.cast(), len39, len39);
+
+                          _rt::string_lift(bytes39)
+                        };
+                        Error::Timeout(e49)
+                      }
+                      3 => {
+                        let e49 = {
+                          let l40 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l41 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len42 = l41;
+                          let bytes42 = _rt::Vec::from_raw_parts(l40.cast(), len42, len42);
+
+                          _rt::string_lift(bytes42)
+                        };
+                        Error::TooLarge(e49)
+                      }
+                      4 => {
+                        let e49 = {
+                          let l43 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l44 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len45 = l44;
+                          let bytes45 = _rt::Vec::from_raw_parts(l43.cast(), len45, len45);
+
+                          _rt::string_lift(bytes45)
+                        };
+                        Error::Connect(e49)
+                      }
+                      n => {
+                        debug_assert_eq!(n, 5, "invalid enum discriminant");
+                        let e49 = {
+                          let l46 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l47 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len48 = l47;
+                          let bytes48 = _rt::Vec::from_raw_parts(l46.cast(), len48, len48);
+
+                          _rt::string_lift(bytes48)
+                        };
+                        Error::Protocol(e49)
+                      }
+                    };
+
+                    v49
+                  };
+                  Err(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              }
+            };
+            result50.push(e50);
+          }
+          _rt::cabi_dealloc(base50, len50 * (8*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let result51 = result50;
+          result51
         }
       }
 
@@ -1445,11 +1983,6 @@ mod _rt {
       self as i32
     }
   }
-  
-  #[cfg(target_arch = "wasm32")]
-  pub fn run_ctors_once() {
-    wit_bindgen::rt::run_ctors_once();
-  }
   pub use alloc_crate::alloc;
   pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
     if size == 0 {
@@ -1459,6 +1992,11 @@ mod _rt {
       let layout = alloc::Layout::from_size_align_unchecked(size, align);
       alloc::dealloc(ptr, layout);
     }
+  }
+  
+  #[cfg(target_arch = "wasm32")]
+  pub fn run_ctors_once() {
+    wit_bindgen::rt::run_ctors_once();
   }
   extern crate alloc as alloc_crate;
 }
@@ -1492,9 +2030,9 @@ macro_rules! __export_transform_impl {
     #[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform:imports and exports")]
     #[doc(hidden)]
     #[allow(clippy::octal_escapes)]
-    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1557] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x95\x0b\x01A\x02\x01\
-A\x1c\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
+    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1888] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xe0\x0d\x01A\x02\x01\
+A\x1e\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
 \x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:\
 plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\
 \x01\0\x01@\x02\x04names\x05valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\
@@ -1502,33 +2040,40 @@ plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count
 keys\0\0\x04\0\x03get\x01\x01\x03\0\x1apelton:plugin/config@0.1.0\x05\x02\x01B\x02\
 \x01@\x01\x03rowy\0x\x04\0\x04time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x03\
 \x01B\x02\x01@\x01\x03rowy\0w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@\
-0.1.0\x05\x04\x01B+\x01p}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\
-\x01n\x05\x03key\x05value\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\
-\0\x03\x01m\x07\x07boolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\
-\x0afield-type\x03\0\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01\
-ps\x01r\x04\x04path\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05\
-field\x03\0\x0a\x01r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\
-\x01p\x0b\x01p\x0d\x01r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-\
-fields\x0e\x0aset-fields\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validit\
-y\0\x06values\0\x04data\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06\
-values\0\x04data\0\x04\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partition\
-y\x04\0\x06source\x03\0\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06sou\
-rce\x17\x06values\x18\x04keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\
-\x0atimestamps\0\x0cvalue-fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06config\
-s\x04\0\x08settings\x03\0\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\
-\x04\0\x0cfailure-kind\x03\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messag\
-es\x04\0\x07failure\x03\0!\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\
-\0\x09selection\x03\0#\x01p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields\
-%\x08failures&\x04\0\x06output\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\
-\0\x05error\x03\0)\x03\0\x19pelton:plugin/types@0.1.0\x05\x05\x02\x03\0\x05\x08s\
-ettings\x03\0\x08settings\x03\0\x06\x02\x03\0\x05\x0csubscription\x03\0\x0csubsc\
-ription\x03\0\x08\x02\x03\0\x05\x05batch\x03\0\x05batch\x03\0\x0a\x02\x03\0\x05\x06\
-output\x03\0\x06output\x03\0\x0c\x02\x03\0\x05\x05error\x03\0\x05error\x03\0\x0e\
-\x01j\x01\x09\x01s\x01@\x01\x08settings\x07\0\x10\x04\0\x09configure\x01\x11\x01\
-j\x01\x0d\x01\x0f\x01@\x01\x05batch\x0b\0\x12\x04\0\x07process\x01\x13\x04\0\x1d\
-pelton:plugin/transform@0.1.0\x04\0\x0b\x0f\x01\0\x09transform\x03\0\0\0G\x09pro\
-ducers\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x06\
-0.61.1";
+0.1.0\x05\x04\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\
+\x01p\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0a\
+timeout-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03u\
+rls\x07headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\
+\0\x07invalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08\
+protocol\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07reques\
+t\x07\0\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\
+\x04\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\x05\x01B+\x01p\
+}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05val\
+ue\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07b\
+oolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\
+\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\
+\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01\
+r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01\
+r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fiel\
+ds\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04dat\
+a\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\
+\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\
+\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04\
+keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue\
+-fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\
+\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\
+\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\
+\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01\
+p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06ou\
+tput\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\
+\x19pelton:plugin/types@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08setting\
+s\x03\0\x07\x02\x03\0\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\
+\0\x06\x05batch\x03\0\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\
+\x03\0\x0d\x02\x03\0\x06\x05error\x03\0\x05error\x03\0\x0f\x01j\x01\x0a\x01s\x01\
+@\x01\x08settings\x08\0\x11\x04\0\x09configure\x01\x12\x01j\x01\x0e\x01\x10\x01@\
+\x01\x05batch\x0c\0\x13\x04\0\x07process\x01\x14\x04\0\x1dpelton:plugin/transfor\
+m@0.1.0\x04\0\x0b\x0f\x01\0\x09transform\x03\0\0\0G\x09producers\x01\x0cprocesse\
+d-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
   };
   )
 }
@@ -1539,9 +2084,9 @@ pub use __export_transform_impl as export_component;
 #[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform-with-all-of-its-exports-removed:encoded world")]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1556] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xf4\x0a\x01A\x02\x01\
-A\x16\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1887] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xbf\x0d\x01A\x02\x01\
+A\x18\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
 \x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:\
 plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\
 \x01\0\x01@\x02\x04names\x05valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\
@@ -1549,31 +2094,39 @@ plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count
 keys\0\0\x04\0\x03get\x01\x01\x03\0\x1apelton:plugin/config@0.1.0\x05\x02\x01B\x02\
 \x01@\x01\x03rowy\0x\x04\0\x04time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x03\
 \x01B\x02\x01@\x01\x03rowy\0w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@\
-0.1.0\x05\x04\x01B+\x01p}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\
-\x01n\x05\x03key\x05value\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\
-\0\x03\x01m\x07\x07boolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\
-\x0afield-type\x03\0\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01\
-ps\x01r\x04\x04path\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05\
-field\x03\0\x0a\x01r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\
-\x01p\x0b\x01p\x0d\x01r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-\
-fields\x0e\x0aset-fields\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validit\
-y\0\x06values\0\x04data\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06\
-values\0\x04data\0\x04\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partition\
-y\x04\0\x06source\x03\0\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06sou\
-rce\x17\x06values\x18\x04keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\
-\x0atimestamps\0\x0cvalue-fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06config\
-s\x04\0\x08settings\x03\0\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\
-\x04\0\x0cfailure-kind\x03\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messag\
-es\x04\0\x07failure\x03\0!\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\
-\0\x09selection\x03\0#\x01p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields\
-%\x08failures&\x04\0\x06output\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\
-\0\x05error\x03\0)\x03\0\x19pelton:plugin/types@0.1.0\x05\x05\x02\x03\0\x05\x08s\
-ettings\x03\0\x08settings\x03\0\x06\x02\x03\0\x05\x0csubscription\x03\0\x0csubsc\
-ription\x03\0\x08\x02\x03\0\x05\x05batch\x03\0\x05batch\x03\0\x0a\x02\x03\0\x05\x06\
-output\x03\0\x06output\x03\0\x0c\x02\x03\0\x05\x05error\x03\0\x05error\x03\0\x0e\
-\x04\0=pelton:plugin/transform-with-all-of-its-exports-removed@0.1.0\x04\0\x0b/\x01\
-\0)transform-with-all-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cproc\
-essed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+0.1.0\x05\x04\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\
+\x01p\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0a\
+timeout-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03u\
+rls\x07headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\
+\0\x07invalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08\
+protocol\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07reques\
+t\x07\0\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\
+\x04\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\x05\x01B+\x01p\
+}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05val\
+ue\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07b\
+oolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\
+\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\
+\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01\
+r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01\
+r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fiel\
+ds\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04dat\
+a\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\
+\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\
+\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04\
+keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue\
+-fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\
+\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\
+\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\
+\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01\
+p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06ou\
+tput\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\
+\x19pelton:plugin/types@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08setting\
+s\x03\0\x07\x02\x03\0\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\
+\0\x06\x05batch\x03\0\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\
+\x03\0\x0d\x02\x03\0\x06\x05error\x03\0\x05error\x03\0\x0f\x04\0=pelton:plugin/t\
+ransform-with-all-of-its-exports-removed@0.1.0\x04\0\x0b/\x01\0)transform-with-a\
+ll-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit\
+-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
 
 #[inline(never)]
 #[doc(hidden)]

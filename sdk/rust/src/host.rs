@@ -33,6 +33,7 @@ pub(crate) fn row(capability: &str) -> u32 {
 #[cfg(target_arch = "wasm32")]
 mod imports {
     use crate::bindings::pelton::plugin;
+    use crate::http::{Error, Request, Response};
     use crate::log::Level;
 
     pub(crate) fn log(level: Level, message: &str) {
@@ -47,6 +48,33 @@ mod imports {
         );
     }
 
+    pub(crate) fn fetch_all(requests: Vec<Request>) -> Vec<Result<Response, Error>> {
+        let asked = |request: Request| plugin::http::Request {
+            method: request.method,
+            url: request.url,
+            headers: request.headers.into_iter().map(|(name, value)| plugin::http::Header { name, value }).collect(),
+            body: request.body,
+            timeout_ms: request.timeout.map(|timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)),
+            redirects: request.redirects,
+        };
+        let told = |response: plugin::http::Response| Response {
+            status: response.status,
+            url: response.url,
+            headers: response.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+            body: response.body,
+        };
+        let why = |error| match error {
+            plugin::http::Error::Denied(why) => Error::Denied(why),
+            plugin::http::Error::Invalid(why) => Error::Invalid(why),
+            plugin::http::Error::Timeout(why) => Error::Timeout(why),
+            plugin::http::Error::TooLarge(why) => Error::TooLarge(why),
+            plugin::http::Error::Connect(why) => Error::Connect(why),
+            plugin::http::Error::Protocol(why) => Error::Protocol(why),
+        };
+        let requests: Vec<_> = requests.into_iter().map(asked).collect();
+        plugin::http::fetch_all(&requests).into_iter().map(|answer| answer.map(told).map_err(why)).collect()
+    }
+
     pub(crate) use plugin::clock::time;
     pub(crate) use plugin::config::get as config;
     pub(crate) use plugin::metrics::{count, gauge, observe};
@@ -55,7 +83,7 @@ mod imports {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod imports {
-    pub(crate) use crate::testing::host::{config, count, gauge, log, observe, seed, time};
+    pub(crate) use crate::testing::host::{config, count, fetch_all, gauge, log, observe, seed, time};
 }
 
-pub(crate) use imports::{config, count, gauge, log, observe, seed, time};
+pub(crate) use imports::{config, count, fetch_all, gauge, log, observe, seed, time};

@@ -71,10 +71,10 @@
 //!
 //! # What a plugin may use
 //!
-//! [`log`], [`metrics`], [`clock`], [`random`] and [`config`] are capabilities: a plugin that calls a function of one
+//! [`log`], [`metrics`], [`clock`], [`random`], [`config`] and [`http`] are capabilities: a plugin that calls a function of one
 //! imports it, and runs only where it is granted. What is not called is not imported.
 //!
-//! There are no files, no sockets, no environment, no wall clock.
+//! There are no files, no sockets but for what [`http`] is granted, no environment, no wall clock.
 //!
 //! # Where things are
 //!
@@ -102,6 +102,7 @@ pub mod clock;
 pub mod columns;
 pub mod config;
 mod host;
+pub mod http;
 pub mod input;
 pub mod log;
 pub mod metrics;
@@ -134,9 +135,10 @@ pub const WRONG_TYPE: &str = "wrong_type";
 pub mod prelude {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::testing;
+    pub use crate::transform::Inputs;
     pub use crate::{Columns, Fields, Set};
     pub use crate::{ConfigError, Failure, Headers, NewRecord, Record, Step, Transform};
-    pub use crate::{clock, config, export, log, metrics, random};
+    pub use crate::{clock, config, export, http, log, metrics, random};
     pub use serde::{Deserialize, Serialize};
     pub use serde_json::json;
 }

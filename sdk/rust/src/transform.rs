@@ -31,8 +31,27 @@ pub trait Transform: Sized + 'static {
     /// Where the configuration makes no sense.
     fn new(config: Self::Config) -> Result<Self, ConfigError>;
 
+    /// Sees the records of a batch before each of them is decided: to ask others once for all of them, as
+    /// [`http`](crate::http) shows. What is kept here must not make a record depend on its neighbours.
+    fn prepare<'a>(&'a self, _batch: Inputs<'a, '_, Self>) {}
+
     /// Decides what happens with a record.
     fn apply<'a>(&'a self, input: Self::Input<'a>) -> Step<Self::Output<'a>>;
+}
+
+/// The records of a batch that can be read, one after the other.
+pub struct Inputs<'a, 'r, T: Transform> {
+    rows: &'r <T::Input<'a> as Input<'a>>::Rows,
+    left: std::ops::Range<usize>,
+}
+
+impl<'a, T: Transform> Iterator for Inputs<'a, '_, T> {
+    type Item = T::Input<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.rows;
+        self.left.by_ref().find_map(|row| <T::Input<'a>>::read(rows, row).ok())
+    }
 }
 
 /// Why a configuration is refused.
@@ -119,6 +138,7 @@ fn without_place(text: &str) -> String {
 pub fn process<'a, T: Transform>(transform: &'a T, batch: &'a types::Batch) -> Result<types::Output, types::Error> {
     let count = batch.count as usize;
     let rows = <T::Input<'a>>::open(&mut BatchReader::new(batch));
+    transform.prepare(Inputs { rows: &rows, left: 0..count });
     let mut out = OutputWriter::<T::Output<'a>>::new(T::OUTPUTS, count);
     for row in 0..count {
         // The host counts rows in u32.

@@ -104,7 +104,7 @@ async fn a_task_whose_turn_on_the_compute_threads_has_not_come_does_not_hang() {
     let compute = Compute::start(1).unwrap();
     let (permit, permits) = crossbeam_channel::unbounded::<()>();
     let busy = compute.clone();
-    let other = tokio::spawn(async move { busy.run(move || permits.recv()).await });
+    let other = tokio::spawn(async move { busy.run(async move { permits.recv() }).await });
     tokio::task::yield_now().await;
     let causes = run(&world, Arc::new(Patient(doubler())), compute, Duration::from_hours(1), || false).await;
     drop(permit);

@@ -38,7 +38,10 @@ fn is_the_same(one: &TransformError, other: &TransformError) -> bool {
     use TransformError::{Busy, Retry, Trap};
     match (one, other) {
         (Trap { kind, message, .. }, Trap { kind: other_kind, message: other_message, .. }) => {
-            let is_limit = matches!(kind, TrapKind::CpuLimit | TrapKind::MemoryLimit | TrapKind::OutputLimit);
+            let is_limit = matches!(
+                kind,
+                TrapKind::CpuLimit | TrapKind::WaitLimit | TrapKind::MemoryLimit | TrapKind::OutputLimit
+            );
             kind == other_kind && (is_limit || message == other_message)
         }
         (Retry { message, .. }, Retry { message: other_message, .. }) => message == other_message,

@@ -80,7 +80,7 @@ pub(super) fn write_expected(file: &Path, lines: &[Value]) -> std::io::Result<()
     std::fs::rename(&temporary, file)
 }
 
-fn read_lines(file: &Path) -> Result<Vec<(usize, Value)>, FormatError> {
+pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, Value)>, FormatError> {
     let wrong = |line: usize, problem: String| FormatError { file: file.to_owned(), line, problem };
     let text = std::fs::read_to_string(file).map_err(|error| wrong(0, error.to_string()))?;
     let is_content = |(_, line): &(usize, &str)| !line.trim().is_empty() && !line.starts_with("//");

@@ -5,6 +5,7 @@
 //! encode), cut into batches of 1, of 7 and not at all, on fresh and on reused instances: where two runs differ, the
 //! plugin has hidden state. Never opens a connection, and writes nothing but `expected.jsonl`, when it is told to.
 
+mod answers;
 mod broken;
 mod compare;
 mod format;
@@ -20,8 +21,10 @@ use serde_json::Value;
 
 use super::{LoadError, Runtime, WasmTransform};
 use crate::config::{self, ConfigErrors, Limits, Manifest, Mask, ProcessEnvironment};
+use crate::egress::Outgoing;
 use crate::pipeline::Transform;
 
+use answers::Answers;
 pub use broken::ways_text;
 pub use compare::Difference;
 pub use format::FormatError;
@@ -37,6 +40,7 @@ pub struct Case {
     /// The step's `config:`.
     pub config: Value,
     input: Vec<InputRecord>,
+    answers: Answers,
     /// None where nothing is written down yet.
     expected: Option<Vec<ExpectedLine>>,
 }
@@ -215,6 +219,7 @@ pub fn run_all(
             case: case.name.clone(),
             error: Box::new(error),
         })?;
+        let plugin = plugin.answered_by(case.answers());
         plugin.tell_first_words(&Mask::default());
         reports.push(case.run(&plugin, bless)?);
     }
@@ -229,7 +234,14 @@ impl Case {
         let expected_file = dir.join("expected.jsonl");
         let expected = if expected_file.is_file() { Some(format::read_expected(&expected_file)?) } else { None };
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { name, dir, config, input, expected })
+        let answers = Answers::read(&dir.join("http.jsonl"))?;
+        Ok(Self { name, dir, config, input, answers, expected })
+    }
+
+    /// Who answers the plugin's requests in it: nobody is asked outside of the process.
+    #[must_use]
+    pub fn answers(&self) -> Arc<dyn Outgoing> {
+        Arc::new(self.answers.clone())
     }
 
     /// Its only record: offset, timestamp, key, value, headers.

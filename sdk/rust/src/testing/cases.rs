@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Driver, TestRecord};
 use crate::Transform;
+use crate::http::{Error, Request, Response};
 
 /// Runs every case of a plugin, natively, at batch sizes 1, 7 and all at once: a difference between them is hidden state.
 /// With `PELTON_BLESS=1` in the environment the expected output is written anew: read the difference before you keep it.
@@ -45,6 +46,56 @@ pub fn check_cases<T: Transform>(plugin_dir: impl AsRef<Path>) {
     assert!(differences.is_empty(), "{differences}");
 }
 
+/// Who answers by the lines of a case's `http.jsonl`.
+fn answers(file: &Path) -> impl Fn(&Request) -> Result<Response, Error> + use<> {
+    let lines = if file.is_file() { json_lines(file) } else { Vec::new() };
+    let answers: Vec<_> = lines
+        .into_iter()
+        .map(|(number, line)| answer(&line).unwrap_or_else(|problem| panic!("{}:{number}: {problem}", file.display())))
+        .collect();
+    move |request| {
+        let is_asked = |(method, url, _): &&Answer| *method == request.method && *url == request.url;
+        let denied = || Error::Denied(format!("no line of http.jsonl answers {} {}", request.method, request.url));
+        answers.iter().find(is_asked).map_or_else(|| Err(denied()), |(_, _, answer)| answer.clone())
+    }
+}
+
+/// Method, URL, and what is answered.
+type Answer = (String, String, Result<Response, Error>);
+
+fn answer(line: &Value) -> Result<Answer, String> {
+    let text = |key: &str| line.get(key).and_then(Value::as_str).map(str::to_owned);
+    let url = text("url").ok_or("`url` is missing")?;
+    let method = text("method").unwrap_or_else(|| "GET".to_owned());
+    if let Some(error) = text("error") {
+        let why = "as the case says".to_owned();
+        let error = match error.as_str() {
+            "denied" => Error::Denied(why),
+            "invalid" => Error::Invalid(why),
+            "timeout" => Error::Timeout(why),
+            "too-large" => Error::TooLarge(why),
+            "connect" => Error::Connect(why),
+            "protocol" => Error::Protocol(why),
+            other => return Err(format!("there is no error `{other}`")),
+        };
+        return Ok((method, url, Err(error)));
+    }
+    let status = line.get("status").map_or(Some(200), |status| u16::try_from(status.as_u64()?).ok());
+    let headers = line.get("headers").and_then(Value::as_object).into_iter().flatten();
+    let header = |(name, value): (&String, &Value)| {
+        (name.to_ascii_lowercase(), value.as_str().unwrap_or_default().as_bytes().to_vec())
+    };
+    let body = match (line.get("body"), text("body_text"), text("body_base64")) {
+        (Some(body), ..) => body.to_string().into_bytes(),
+        (_, Some(text), _) => text.into_bytes(),
+        (.., Some(text)) => STANDARD.decode(text).map_err(|error| format!("`body_base64`: {error}"))?,
+        _ => Vec::new(),
+    };
+    let status = status.ok_or("`status` is a number up to 65535")?;
+    let response = Response { status, url: url.clone(), headers: headers.map(header).collect(), body };
+    Ok((method, url, Ok(response)))
+}
+
 fn bless(file: &Path, lines: &[Value]) {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -54,7 +105,8 @@ fn run_case<T: Transform>(case: &Path, batch_records: usize) -> Vec<Value> {
     let config = config(&case.join("config.yaml"));
     let driver = Driver::<T>::new(config)
         .unwrap_or_else(|error| panic!("{}: the configuration is refused: {error}", case.display()))
-        .batches_of(batch_records);
+        .batches_of(batch_records)
+        .answering(answers(&case.join("http.jsonl")));
     let input = case.join("input.jsonl");
     let record = |(number, line): (usize, Value)| {
         record(&line).unwrap_or_else(|error| panic!("{}:{number}: {error}", input.display()))

@@ -1,9 +1,12 @@
 //! The capabilities, as the driver answers them.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
 
 use serde_json::Value;
 
+use crate::http::{Error, Request, Response};
 use crate::log::Level;
 
 /// A line that the plugin logged.
@@ -26,12 +29,40 @@ pub enum MetricUpdate {
     Observe(String, f64),
 }
 
+/// Who answers the plugin's requests in a test; nobody by default.
+#[derive(Clone)]
+pub(super) struct Answering(Rc<Answer>);
+
+type Answer = dyn Fn(&Request) -> Result<Response, Error>;
+
+impl Answering {
+    pub(super) fn by(answer: impl Fn(&Request) -> Result<Response, Error> + 'static) -> Self {
+        Self(Rc::new(answer))
+    }
+}
+
+impl Default for Answering {
+    fn default() -> Self {
+        Self::by(|request| {
+            let (method, url) = (&request.method, &request.url);
+            Err(Error::Denied(format!("nobody answers {method} {url}; say who does: Driver::answering")))
+        })
+    }
+}
+
+impl fmt::Debug for Answering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answering")
+    }
+}
+
 /// What the functions below answer, and what they collect.
 #[derive(Default)]
 struct Context {
     config: Value,
     times: Vec<i64>,
     seeds: Vec<u64>,
+    answering: Answering,
     logs: Vec<LogLine>,
     metrics: Vec<MetricUpdate>,
 }
@@ -41,10 +72,10 @@ thread_local! {
 }
 
 /// Begins a call of the plugin.
-pub(super) fn begin(config: &Value, times: Vec<i64>, seeds: Vec<u64>) {
+pub(super) fn begin(config: &Value, times: Vec<i64>, seeds: Vec<u64>, answering: Answering) {
     let config = config.clone();
     CONTEXT.with_borrow_mut(|context| {
-        *context = Context { config, times, seeds, ..Context::default() };
+        *context = Context { config, times, seeds, answering, ..Context::default() };
     });
 }
 
@@ -85,4 +116,17 @@ pub(crate) fn time(row: u32) -> i64 {
 
 pub(crate) fn seed(row: u32) -> u64 {
     CONTEXT.with_borrow(|context| context.seeds[row as usize])
+}
+
+/// Where a response does not say where it came from, it came from where it was asked for.
+pub(crate) fn fetch_all(requests: Vec<Request>) -> Vec<Result<Response, Error>> {
+    let Answering(answer) = CONTEXT.with_borrow(|context| context.answering.clone());
+    let placed = |request: &Request| {
+        let mut response = answer(request)?;
+        if response.url.is_empty() {
+            response.url.clone_from(&request.url);
+        }
+        Ok(response)
+    };
+    requests.iter().map(placed).collect()
 }

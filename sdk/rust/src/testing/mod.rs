@@ -43,7 +43,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::bindings::pelton::plugin::types;
 use crate::random::{GOLDEN_GAMMA, Generator};
-use crate::{ConfigError, Transform};
+use crate::{ConfigError, Transform, http};
 
 pub use cases::check_cases;
 pub use host::{LogLine, MetricUpdate};
@@ -69,6 +69,7 @@ pub struct Driver<T> {
     subscription: types::Subscription,
     config: Value,
     batch_records: usize,
+    answering: host::Answering,
 }
 
 impl<T: Transform> Driver<T> {
@@ -77,10 +78,20 @@ impl<T: Transform> Driver<T> {
     /// # Errors
     /// Where the configuration does not fit or is refused, as the operator would read it.
     pub fn new(config: Value) -> Result<Self, ConfigError> {
-        host::begin(&config, Vec::new(), Vec::new());
+        host::begin(&config, Vec::new(), Vec::new(), host::Answering::default());
         let (transform, subscription) =
             crate::transform::configure::<T>(&config.to_string()).map_err(ConfigError::new)?;
-        Ok(Self { transform, subscription, config, batch_records: usize::MAX })
+        Ok(Self { transform, subscription, config, batch_records: usize::MAX, answering: host::Answering::default() })
+    }
+
+    /// Says who answers the plugin's requests.
+    #[must_use]
+    pub fn answering(
+        mut self,
+        answer: impl Fn(&http::Request) -> Result<http::Response, http::Error> + 'static,
+    ) -> Self {
+        self.answering = host::Answering::by(answer);
+        self
     }
 
     /// Cuts batches after so many records.
@@ -123,6 +134,7 @@ impl<T: Transform> Driver<T> {
                 &self.config,
                 rows.iter().map(|record| record.timestamp_ms.unwrap_or(-1)).collect(),
                 rows.iter().map(|record| record.seed()).collect(),
+                self.answering.clone(),
             );
             let output = match crate::transform::process(&self.transform, &batch) {
                 Ok(output) => output,

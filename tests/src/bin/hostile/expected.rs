@@ -10,10 +10,10 @@
 //! - `cpu N s`: its limits of CPU time, for what sins in another way and takes its time. The default ones where the line
 //!   is not there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pelton::config::Limits;
+use pelton::config::{Grants, Limits};
 use pelton::plugin::Capability;
 
 use super::outcome::Outcome;
@@ -23,7 +23,7 @@ use super::{Failure, encode};
 #[derive(Debug)]
 pub(super) struct Expected {
     /// What it is granted.
-    pub(super) grants: BTreeSet<Capability>,
+    pub(super) grants: Grants,
     /// How many records it gets, each when the one before is done; two at once where there is none.
     pub(super) in_turn: Option<usize>,
     /// What it may take.

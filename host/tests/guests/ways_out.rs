@@ -1,0 +1,35 @@
+//! Guests that ask others, where they are granted to nobody: `host/tests/http.rs` has what they reach where they are.
+
+use pelton::config::Limits;
+use pelton::pipeline::{OutOp, TrapKind};
+
+use crate::support::{apply, batch, load, refused};
+use crate::trapped;
+
+fn told(guest: &str) -> Vec<String> {
+    let output = apply(&load(guest), &batch(&["http://127.0.0.1/", "https://api.example.com/"])).unwrap();
+    let value = |op: &OutOp| {
+        let OutOp::Replace(span) = op else { panic!("{op:?}") };
+        String::from_utf8_lossy(&output.data[span.offset as usize..][..span.length as usize]).into_owned()
+    };
+    output.rows.iter().map(|row| value(&row.op)).collect()
+}
+
+guests! {
+    reaches_out => {
+        assert_eq!(told("reaches_out"), ["no host is granted"; 2]);
+    }
+
+    asks_together => {
+        assert_eq!(told("asks_together"), ["no host is granted"; 2]);
+    }
+
+    asks_for_ever => {
+        assert_eq!(trapped("asks_for_ever", Limits::default()).kind, TrapKind::CpuLimit);
+    }
+
+    asks_in_configure => {
+        let error = refused("asks_in_configure").to_string();
+        assert_eq!(error, "it refuses its configuration: nobody is asked but while a batch is handled");
+    }
+}
