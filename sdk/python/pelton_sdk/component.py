@@ -5,6 +5,7 @@ Only `pelton plugin build` imports this. What is loaded here stays loaded: a com
 
 from __future__ import annotations
 
+import gc
 import os
 from types import ModuleType
 from typing import Any
@@ -54,6 +55,9 @@ def exports(plugin_module: ModuleType) -> type:
                 message = blame.told(error)
             raise Err(types.Error_Fatal(message))
 
+    # What is loaded by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     return WitWorld
 
 
