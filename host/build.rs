@@ -1,6 +1,6 @@
-//! Puts the SDK into the binary: `pelton plugin new` has to give a plugin that builds anywhere, and the SDK is published
-//! nowhere. Writes `sdk_files.rs`: pairs of path and content, with a workspace around the crates that holds what they
-//! inherit from this one.
+//! Puts the SDKs into the binary: `pelton plugin new` has to give a plugin that builds anywhere, and they are published
+//! nowhere. Writes `sdk_files.rs` and `python_sdk_files.rs`: pairs of path and content; for Rust with a workspace around the
+//! crates that holds what they inherit from this one.
 
 #![expect(clippy::panic, reason = "a build script tells cargo of a failure by a panic")]
 
@@ -24,16 +24,35 @@ fn main() {
         files.iter().filter(|file| file.ends_with("Cargo.toml")).map(|file| read(file)).collect();
     let workspace = workspace_of_the_sdk(&read(&manifest), &manifests);
 
+    let mut all = vec![("Cargo.toml".to_owned(), format!("{workspace:?}"))];
+    all.extend(files.iter().map(|file| included(Path::new("rust"), file, &sdk)));
+    write("sdk_files.rs", &all);
+
+    let python = repository.join("sdk/python");
+    let package = python.join("pelton_sdk");
+    println!("cargo::rerun-if-changed={}", package.display());
+    let mut files = Vec::new();
+    collect(&package, &mut files);
+    files.retain(|file| !file.components().any(|part| part.as_os_str() == "__pycache__"));
+    files.sort();
+    let all: Vec<_> = files.iter().map(|file| included(Path::new(""), file, &python)).collect();
+    write("python_sdk_files.rs", &all);
+}
+
+/// A file's path in the copy, and an expression that is its text.
+fn included(prefix: &Path, file: &Path, below: &Path) -> (String, String) {
+    let path = prefix.join(file.strip_prefix(below).expect("it was found below"));
+    (path.display().to_string(), format!("include_str!({:?})", file.display().to_string()))
+}
+
+fn write(name: &str, files: &[(String, String)]) {
     let mut code = String::from("&[\n");
-    writeln!(code, "    (\"Cargo.toml\", {workspace:?}),").expect("strings take everything");
-    for file in files {
-        let path = Path::new("rust").join(file.strip_prefix(&sdk).expect("it was found below"));
-        writeln!(code, "    ({:?}, include_str!({:?})),", path.display().to_string(), file.display().to_string())
-            .expect("strings take everything");
+    for (path, text) in files {
+        writeln!(code, "    ({path:?}, {text}),").expect("strings take everything");
     }
     code.push_str("]\n");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    fs::write(out.join("sdk_files.rs"), code).expect("cargo's own directory can be written");
+    fs::write(out.join(name), code).expect("cargo's own directory can be written");
 }
 
 fn read(file: &Path) -> String {

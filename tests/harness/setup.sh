@@ -114,10 +114,10 @@ services() {
         || lacks "Maven, which fetches Kafka's tools and Cassandra: apt-get install maven"
 }
 
-# An example is filled from Python, whose client goes into a virtual environment.
+# Plugins in Python are built by a tool, and an example is filled by a client, that go into virtual environments.
 python() {
-    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv \
-        || lacks "Python 3 with venv, which runs an example's producer: apt-get install python3-venv"
+    python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || apt_install python3-venv \
+        || lacks "Python 3.10 or later with venv, for plugins in Python and an example's producer: apt-get install python3-venv"
 }
 
 # Counts the instructions that a record costs at the boundary.

@@ -48,6 +48,7 @@ stage "plugins of the tests" "$target/debug/pelton" plugin build --target-dir pl
 stage "lint" make --no-print-directory lint
 stage "examples in the documentation" cargo test --doc --package pelton-sdk --package pelton-sdk-derive
 stage "plugin unit tests" cargo test --quiet --manifest-path plugins/Cargo.toml
+stage "python unit tests" "$here/python.sh"
 stage "plugin cases" "$target/debug/pelton" plugin test plugins
 stage "hostile guests" "$target/debug/hostile" --quick
 stage "fuzzing" "$here/fuzz.sh"

@@ -6,17 +6,18 @@ use serde_json::json;
 
 use super::{Exit, Failure, Outcome, human_bytes, note, say, say_json};
 use crate::config::{self, ProcessEnvironment};
-use crate::plugin::build::{self, BuildError, Built, Places, Request, Toolchain, toolchain};
+use crate::plugin::build::{self, BuildError, Built, Language, Places, Request, Toolchains, python, toolchain};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Writes DIR/<name of DIR>.wasm. Where DIR holds several plugins, all are built.
+A plugin is a crate in Rust (Cargo.toml), or a module in Python (plugin.py).
 PELTON_GUEST_TARGET_DIR names a target directory that all plugins of a machine share.")]
 pub(super) struct Args {
     /// A plugin's directory, or one that holds several
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where cargo puts what it makes [default: the project's .pelton/target, else the workspace's target/wasm]
+    /// Where goes what is made on the way [default: the project's .pelton/target, else the workspace's target/wasm]
     #[arg(long, value_name = "PATH")]
     target_dir: Option<PathBuf>,
     /// Require that Cargo.lock is up to date
@@ -34,21 +35,26 @@ pub(super) fn run(args: Args) -> Outcome {
     if !args.dir.is_dir() {
         return Err(Failure::usage(format_args!("{}: there is no such directory", args.dir.display())));
     }
-    let toolchain = toolchain::find(&Places::of_this_machine())?;
-    note(format_args!("Building with {toolchain}"));
-    let request = Request { dir: args.dir, target_dir: args.target_dir, locked: args.locked, offline: args.offline };
-    let first = |target_dir: &Path| {
-        note(format_args!(
-            "The first build into {} takes a minute or two, the next ones some seconds",
-            target_dir.display()
-        ));
-    };
-    let built = build::build(&request, &toolchain, first).map_err(|error| match &error {
-        BuildError::NoCrate { .. } => Failure::usage(error),
+    let plugins = build::plugins_of(&args.dir).map_err(|error| match &error {
+        BuildError::Nothing { .. } => Failure::usage(error),
         _ => Failure::from(error),
     })?;
+    let places = Places::of_this_machine();
+    let mut toolchains = Toolchains::default();
+    if !plugins.crates.is_empty() {
+        let rust = toolchain::find(&places)?;
+        note(format_args!("Building with {rust}"));
+        toolchains.rust = Some(rust);
+    }
+    if !plugins.python.is_empty() {
+        let python = python::find(&places)?;
+        note(format_args!("Building with {python}"));
+        toolchains.python = Some(python);
+    }
+    let request = Request { target_dir: args.target_dir, locked: args.locked, offline: args.offline };
+    let built = build::build(&request, &plugins, &toolchains, tell_first_build)?;
     if args.json {
-        say_json(&report(&built, &toolchain))?;
+        say_json(&report(&built, &toolchains))?;
     } else {
         built.iter().flat_map(as_text).for_each(say);
     }
@@ -63,6 +69,19 @@ pub(super) fn run(args: Args) -> Outcome {
         ));
     }
     Ok(exit)
+}
+
+/// A first build takes longer than one expects.
+fn tell_first_build(target_dir: &Path, language: Language) {
+    let target_dir = target_dir.display();
+    match language {
+        Language::Rust => {
+            note(format_args!("The first build into {target_dir} takes a minute or two, the next ones some seconds"));
+        }
+        Language::Python => {
+            note(format_args!("The first build into {target_dir} fetches the tool for Python (70 MB) with pip"));
+        }
+    }
 }
 
 /// What a plugin imports and its `plugin.yaml` does not grant: it would be refused.
@@ -81,8 +100,8 @@ fn missing_grants(plugin: &Built) -> Option<String> {
     })
 }
 
-fn report(built: &[Built], toolchain: &Toolchain) -> serde_json::Value {
-    json!({ "toolchain": toolchain, "plugins": built })
+fn report(built: &[Built], toolchains: &Toolchains) -> serde_json::Value {
+    json!({ "toolchain": toolchains.rust, "python": toolchains.python, "plugins": built })
 }
 
 fn as_text(plugin: &Built) -> Vec<String> {

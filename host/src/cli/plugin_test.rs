@@ -48,7 +48,9 @@ struct PluginReport {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let runtime = Runtime::isolated(None, 1)?;
+    // Each case configures the plugin anew; compiled it is once.
+    let compiled = tempfile::tempdir()?;
+    let runtime = Runtime::isolated(Some(compiled.path()), 1)?;
     let mut report = Report { passed: true, plugins: Vec::new() };
     let dirs = plugins_of(&args.dir)?;
     for (dir, artifact) in dirs.iter().zip(artifacts(&dirs, &args.dir)?) {

@@ -219,7 +219,8 @@ fn artifacts(plugins: &Path) -> Vec<PathBuf> {
 fn known_names(plugin_dirs: &[PathBuf]) -> BTreeSet<String> {
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let is_plugin = |path: &Path| {
-        path.join("plugin.yaml").is_file() || path.join("Cargo.toml").is_file() || !wasm_files(path).is_empty()
+        ["plugin.yaml", "Cargo.toml", "plugin.py"].iter().any(|name| path.join(name).is_file())
+            || !wasm_files(path).is_empty()
     };
     plugin_dirs
         .iter()

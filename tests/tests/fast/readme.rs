@@ -28,6 +28,24 @@ fn script(section: &[Block]) -> String {
 
 #[test]
 fn the_first_plugin_is_made_as_the_readme_tells() {
+    follow(|script| script);
+}
+
+/// All of it, but for one command.
+#[test]
+fn the_first_plugin_is_made_in_python_as_the_readme_tells() {
+    const COMMAND: &str = "pelton plugin new hello";
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("a README");
+    assert!(readme.contains(&format!("`{COMMAND} --lang python`")), "the README says which");
+    follow(|script| {
+        let commands = script.lines().filter(|line| line.starts_with(COMMAND)).count();
+        assert_eq!(commands, 1, "{script}");
+        script.replace(COMMAND, &format!("{COMMAND} --lang python"))
+    });
+}
+
+/// Runs the section's script, as it is or changed, and looks at the rows.
+fn follow(change: impl FnOnce(String) -> String) {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("a README");
     let section: Vec<Block> = blocks(&readme).into_iter().filter(|block| block.heading == SECTION).collect();
     assert!(section.iter().any(|block| block.file.is_some()), "the section `{SECTION}` writes a pipeline");
@@ -36,7 +54,7 @@ fn the_first_plugin_is_made_as_the_readme_tells() {
     let path =
         format!("{}:{}", pelton.parent().expect("a directory").display(), std::env::var("PATH").expect("a path"));
     let mut bash = Command::new("bash");
-    bash.args(["-euxo", "pipefail", "-c", &script(&section)]).current_dir(dir.path()).env("PATH", path);
+    bash.args(["-euxo", "pipefail", "-c", &change(script(&section))]).current_dir(dir.path()).env("PATH", path);
     if std::env::var_os("PELTON_GUEST_TARGET_DIR").is_none() {
         // The standard library for guests is built once for all tests.
         bash.env("PELTON_GUEST_TARGET_DIR", repository().join("plugins/target/wasm"));
@@ -62,11 +80,14 @@ fn the_first_plugin_is_made_as_the_readme_tells() {
 #[test]
 fn the_plugin_in_the_readme_is_the_one_that_is_made() {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("a README");
-    let made = std::fs::read_to_string(repository().join("host/templates/plugin/lib.rs.template")).expect("a template");
-    let shown: Vec<Block> = blocks(&readme).into_iter().filter(|block| block.language == "rust").collect();
-    assert!(!shown.is_empty());
-    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for block in shown {
-        assert!(squeezed(&made).contains(&squeezed(&block.text)), "not in the template:\n{}", block.text);
+    for (language, template) in [("rust", "plugin/lib.rs"), ("python", "python/plugin.py")] {
+        let template = repository().join(format!("host/templates/{template}.template"));
+        let made = std::fs::read_to_string(template).expect("a template");
+        let shown: Vec<Block> = blocks(&readme).into_iter().filter(|block| block.language == language).collect();
+        assert!(!shown.is_empty(), "{language}");
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for block in shown {
+            assert!(squeezed(&made).contains(&squeezed(&block.text)), "not in the template:\n{}", block.text);
+        }
     }
 }

@@ -1,11 +1,13 @@
-//! From a Rust crate to a component.
+//! From an author's sources to a component.
 //!
-//! In: a directory with a plugin's crate, or with several. Out: `DIR/<directory's name>.wasm` for each, and its
-//! description. The same sources give the same bytes on the same toolchain: one profile, one linker, and no paths of
-//! the machine inside. Never installs anything, and touches nothing but the target directory and the `.wasm` file.
+//! In: a directory with a plugin, or with several: a crate in Rust (`Cargo.toml`) or a module in Python (`plugin.py`). Out:
+//! `DIR/<directory's name>.wasm` for each, and its description. The same crate gives the same bytes on the same toolchain:
+//! one profile, one linker, and no paths of the machine inside. Touches nothing but the target directory (where also the
+//! tool for Python goes, which is fetched at its first build) and the `.wasm` file.
 
 mod cargo;
 mod component;
+pub mod python;
 pub mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -16,22 +18,39 @@ use super::inspect::{Inspection, inspect};
 use crate::clock::seconds;
 use crate::shell::{argument, shown};
 use cargo::Workspace;
+pub use python::{NoPython, Python};
 pub use toolchain::{NoToolchain, Places, Toolchain};
 
 /// Names a target directory that all plugins of a machine share.
 pub const TARGET_DIR_VARIABLE: &str = "PELTON_GUEST_TARGET_DIR";
 
-/// What to build, and how.
+/// How to build.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// A plugin's crate, a workspace of them, or a directory of crates.
-    pub dir: PathBuf,
-    /// Where cargo puts what it makes; see [`default_target_dir`].
+    /// Where goes what is made on the way; see [`default_target_dir`].
     pub target_dir: Option<PathBuf>,
     /// `cargo --locked`
     pub locked: bool,
     /// `cargo --offline`
     pub offline: bool,
+}
+
+/// What there is to build, by language.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plugins {
+    /// Directories with a `Cargo.toml`: of a crate, or of a workspace.
+    pub crates: Vec<PathBuf>,
+    /// Directories with a `plugin.py`.
+    pub python: Vec<PathBuf>,
+}
+
+/// What builds it: for each language that there is something of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Toolchains {
+    /// For Rust.
+    pub rust: Option<Toolchain>,
+    /// For Python.
+    pub python: Option<Python>,
 }
 
 /// A plugin that was built.
@@ -53,12 +72,40 @@ pub struct Built {
 pub enum BuildError {
     /// Nothing to build.
     #[error(
-        "{dir}: there is no Cargo.toml here, nor in a directory below; `pelton plugin new NAME` makes a plugin, and a \
-         component that was built elsewhere needs no build"
+        "{dir}: there is no Cargo.toml here and no plugin.py, nor in a directory below; `pelton plugin new NAME` makes a \
+         plugin, and a component that was built elsewhere needs no build"
     )]
-    NoCrate {
+    Nothing {
         /// Where.
         dir: PathBuf,
+    },
+    /// Two languages.
+    #[error(
+        "{dir}: there is a Cargo.toml and a plugin.py here: a plugin is written in one of the two, remove the other"
+    )]
+    TwoLanguages {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// There are sources, but nothing to build them with.
+    #[error("{dir}: there is no toolchain for it")]
+    NoToolchain {
+        /// Whose.
+        dir: PathBuf,
+    },
+    /// A mistake in the author's Python, with its file and line.
+    #[error("{message}")]
+    PythonMistake {
+        /// What, and where.
+        message: String,
+    },
+    /// componentize-py cannot be had.
+    #[error("{}, which makes components of Python, cannot be had: {message}\n  {remedy}", python::TOOL)]
+    PythonTool {
+        /// What went wrong.
+        message: String,
+        /// What to do.
+        remedy: String,
     },
     /// Cargo cannot read it.
     #[error("{manifest}: {message}")]
@@ -114,44 +161,108 @@ impl BuildError {
     }
 }
 
-/// Builds every plugin of a directory. `first_build` is told of each target directory that holds nothing yet: building
+/// Builds plugins. `first_build` is told of each target directory that holds nothing yet, and for which language: building
 /// into it takes minutes, and seconds ever after.
 ///
 /// # Errors
 /// The first that cannot be built.
 pub fn build(
     request: &Request,
-    toolchain: &Toolchain,
-    mut first_build: impl FnMut(&Path),
+    plugins: &Plugins,
+    toolchains: &Toolchains,
+    mut first_build: impl FnMut(&Path, Language),
 ) -> Result<Vec<Built>, BuildError> {
-    let dir = request.dir.canonicalize().map_err(|error| BuildError::io("cannot read", &request.dir, error))?;
     let mut flags = Vec::new();
     flags.extend(request.locked.then_some("--locked"));
     flags.extend(request.offline.then_some("--offline"));
     let mut built = Vec::new();
-    for crate_dir in crates_of(&dir)? {
-        let workspace = Workspace::read(&crate_dir, toolchain)?;
-        let target_dir = request.target_dir.clone().unwrap_or_else(|| default_target_dir(&workspace.root));
-        let target_dir = std::path::absolute(&target_dir)
-            .map_err(|error| BuildError::io("cannot find the target directory", &target_dir, error))?;
+    for dir in &plugins.crates {
+        let missing = || BuildError::NoToolchain { dir: dir.clone() };
+        let toolchain = toolchains.rust.as_ref().ok_or_else(missing)?;
+        let workspace = Workspace::read(dir, toolchain)?;
+        let target_dir = target_dir(request, &workspace.root)?;
         if !cargo::holds_libraries(&target_dir) {
-            first_build(&target_dir);
+            first_build(&target_dir, Language::Rust);
         }
         built.extend(build_workspace(&workspace, &target_dir, toolchain, &flags)?);
+    }
+    for dir in &plugins.python {
+        let missing = || BuildError::NoToolchain { dir: dir.clone() };
+        let python = toolchains.python.as_ref().ok_or_else(missing)?;
+        let target_dir = target_dir(request, &python_root(dir))?;
+        let begun = Instant::now();
+        let mut first_build = |target_dir: &Path| first_build(target_dir, Language::Python);
+        let component = python::build(dir, &target_dir, python, request.offline, &mut first_build)?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let plugin = finish(name, dir, &component, begun)?;
+        let Inspection { ungrantable, shell, .. } = &plugin.inspection;
+        if let Some(import) = ungrantable.iter().chain(shell).next() {
+            let message = format!("it imports {import}, though the tool was told to leave WASI out");
+            return Err(BuildError::Component { name: plugin.name, message });
+        }
+        built.push(plugin);
     }
     Ok(built)
 }
 
-/// The directory itself where it has a `Cargo.toml`, else those directly below that have one.
-fn crates_of(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
-    let is_crate = |dir: &Path| dir.join("Cargo.toml").is_file();
-    if is_crate(dir) {
-        return Ok(vec![dir.to_owned()]);
+/// What a plugin is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Language {
+    /// A crate.
+    Rust,
+    /// A module.
+    Python,
+}
+
+/// What a directory holds: a plugin, a workspace with plugins of Python beside its members, or plugins directly below.
+///
+/// # Errors
+/// Where there is nothing to build, or the directory cannot be read.
+pub fn plugins_of(dir: &Path) -> Result<Plugins, BuildError> {
+    let dir = dir.canonicalize().map_err(|error| BuildError::io("cannot read", dir, error))?;
+    let is_crate = |dir: &PathBuf| dir.join("Cargo.toml").is_file();
+    let is_python = |dir: &PathBuf| dir.join(python::PLUGIN_FILE).is_file();
+    let mut plugins = Plugins::default();
+    if is_crate(&dir) {
+        plugins.crates.push(dir.clone());
     }
-    let entries = std::fs::read_dir(dir).map_err(|error| BuildError::io("cannot read", dir, error))?;
-    let mut crates: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|dir| is_crate(dir)).collect();
-    crates.sort();
-    if crates.is_empty() { Err(BuildError::NoCrate { dir: dir.to_owned() }) } else { Ok(crates) }
+    if is_python(&dir) {
+        plugins.python.push(dir.clone());
+    } else {
+        let entries = std::fs::read_dir(&dir).map_err(|error| BuildError::io("cannot read", &dir, error))?;
+        let mut below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        below.sort();
+        if plugins.crates.is_empty() {
+            plugins.crates = below.iter().filter(|dir| is_crate(dir)).cloned().collect();
+        }
+        plugins.python = below.into_iter().filter(is_python).collect();
+    }
+    if let Some(dir) = plugins.python.iter().find(|dir| is_crate(dir)) {
+        return Err(BuildError::TwoLanguages { dir: dir.clone() });
+    }
+    if plugins == Plugins::default() { Err(BuildError::Nothing { dir }) } else { Ok(plugins) }
+}
+
+fn target_dir(request: &Request, root: &Path) -> Result<PathBuf, BuildError> {
+    let target_dir = request.target_dir.clone().unwrap_or_else(|| default_target_dir(root));
+    std::path::absolute(&target_dir)
+        .map_err(|error| BuildError::io("cannot find the target directory", &target_dir, error))
+}
+
+/// Whose target directory a plugin in Python uses: that of the workspace around it, else its own.
+fn python_root(dir: &Path) -> PathBuf {
+    let workspace = dir.ancestors().skip(1).find(|above| above.join("Cargo.toml").is_file());
+    workspace.unwrap_or(dir).to_owned()
+}
+
+/// A component becomes an artifact.
+fn finish(name: String, dir: &Path, component: &[u8], begun: Instant) -> Result<Built, BuildError> {
+    let inspection =
+        inspect(component).map_err(|error| BuildError::Component { name: name.clone(), message: error.to_string() })?;
+    let file = dir.join(format!("{name}.wasm"));
+    component::write(&file, component).map_err(|error| BuildError::io("cannot write", &file, error))?;
+    Ok(Built { name, file, inspection, seconds: seconds(begun.elapsed()) })
 }
 
 fn build_workspace(
@@ -162,17 +273,14 @@ fn build_workspace(
 ) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
     let modules = workspace.build(toolchain, target_dir, flags)?;
-    let finish = |(package, module): (cargo::Package, Vec<u8>)| {
+    let make = |(package, module): (cargo::Package, Vec<u8>)| {
         let refused = |message: String| BuildError::Component { name: package.name.clone(), message };
         let component = component::encode(&module).map_err(refused)?;
-        let inspection = inspect(&component).map_err(|error| refused(error.to_string()))?;
         let dir = package.manifest.parent().unwrap_or(Path::new("."));
         let name = dir.file_name().map_or_else(|| package.name.clone(), |name| name.to_string_lossy().into_owned());
-        let file = dir.join(format!("{name}.wasm"));
-        component::write(&file, &component).map_err(|error| BuildError::io("cannot write", &file, error))?;
-        Ok(Built { name, file, inspection, seconds: seconds(begun.elapsed()) })
+        finish(name, dir, &component, begun)
     };
-    modules.into_iter().map(finish).collect()
+    modules.into_iter().map(make).collect()
 }
 
 /// Why there is no artifact to run.
@@ -244,8 +352,12 @@ pub fn staleness(file: &Path) -> Option<ArtifactProblem> {
         .filter(|problem| matches!(problem, ArtifactProblem::Stale { file: of, .. } if *of == file))
 }
 
-/// `Cargo.toml`, `build.rs` and all below `src/`; a component that was built elsewhere has none.
+/// `Cargo.toml`, `build.rs` and all below `src/`, or the modules beside a `plugin.py`; a component that was built elsewhere
+/// has none.
 fn sources(dir: &Path) -> Vec<PathBuf> {
+    if dir.join(python::PLUGIN_FILE).is_file() {
+        return python::modules(dir);
+    }
     let mut files = vec![dir.join("Cargo.toml"), dir.join("build.rs")];
     let mut dirs = vec![dir.join("src")];
     while let Some(dir) = dirs.pop() {
@@ -258,7 +370,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Where cargo puts what it makes, unless it is told: `$PELTON_GUEST_TARGET_DIR`; in a project (a directory with a
+/// Where goes what is made on the way, unless it is told: `$PELTON_GUEST_TARGET_DIR`; in a project (a directory with a
 /// `pelton.yaml`) its `.pelton/target`, which all its plugins share; else the workspace's `target/wasm`.
 #[must_use]
 pub fn default_target_dir(workspace_root: &Path) -> PathBuf {
@@ -278,20 +390,31 @@ mod tests {
     #[test]
     fn a_directory_without_crates_is_refused_with_advice() {
         let dir = tempfile::tempdir().expect("a directory");
-        let text = crates_of(dir.path()).expect_err("nothing there").to_string();
+        let text = plugins_of(dir.path()).expect_err("nothing there").to_string();
         assert!(text.contains("pelton plugin new"), "{text}");
     }
 
     #[test]
-    fn crates_directly_below_are_found_in_order() {
+    fn plugins_directly_below_are_found_in_order() {
         let dir = tempfile::tempdir().expect("a directory");
-        for name in ["b", "a", "target"] {
+        for name in ["b", "a", "target", "python"] {
             std::fs::create_dir(dir.path().join(name)).expect("a directory");
         }
-        for name in ["b", "a"] {
-            std::fs::write(dir.path().join(name).join("Cargo.toml"), "").expect("a file");
+        let write = |file: &str| std::fs::write(dir.path().join(file), "").expect("a file");
+        for file in ["b/Cargo.toml", "a/Cargo.toml", "python/plugin.py"] {
+            write(file);
         }
-        assert_eq!(crates_of(dir.path()).expect("two"), [dir.path().join("a"), dir.path().join("b")]);
+        let below = |names: &[&str]| names.iter().map(|name| dir.path().join(name)).collect::<Vec<_>>();
+        let found = plugins_of(dir.path()).expect("three");
+        assert_eq!((found.crates, found.python), (below(&["a", "b"]), below(&["python"])));
+        // A workspace knows its members; what is Python it does not know.
+        write("Cargo.toml");
+        let found = plugins_of(dir.path()).expect("a workspace");
+        assert_eq!((found.crates, found.python), (vec![dir.path().to_owned()], below(&["python"])));
+        assert_eq!(python_root(&dir.path().join("python")), dir.path());
+        write("python/Cargo.toml");
+        let text = plugins_of(dir.path()).expect_err("which?").to_string();
+        assert!(text.contains("python: there is a Cargo.toml and a plugin.py here"), "{text}");
     }
 
     #[test]

@@ -79,7 +79,8 @@ impl Places {
         Self { rustc, programs }
     }
 
-    fn program(&self, name: &str) -> Option<PathBuf> {
+    /// The first program of this name.
+    pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
         self.programs.iter().map(|dir| dir.join(name)).find(|file| file.is_file())
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::panic, reason = "a test says by panicking what it expected")]
 
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -39,11 +41,16 @@ fn repository() -> PathBuf {
 }
 
 fn pelton(arguments: &[&str]) -> Ran {
+    Ran::of(command(arguments).output().expect("pelton runs"))
+}
+
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pelton"));
     if std::env::var_os("PELTON_GUEST_TARGET_DIR").is_none() {
         command.env("PELTON_GUEST_TARGET_DIR", repository().join("plugins/target/wasm"));
     }
-    Ran::of(command.args(arguments).current_dir("/").output().expect("pelton runs"))
+    command.args(arguments).current_dir("/");
+    command
 }
 
 fn replace(file: &Path, from: &str, to: &str) {
@@ -217,7 +224,7 @@ fn what_is_no_plugin_is_not_built() {
     let root = tempfile::tempdir().expect("a directory");
     let dir = root.path().to_str().expect("text");
     let empty = pelton(&["plugin", "build", dir]).expect(2);
-    assert!(empty.stderr.contains("there is no Cargo.toml here"), "{}", empty.stderr);
+    assert!(empty.stderr.contains("there is no Cargo.toml here and no plugin.py"), "{}", empty.stderr);
 
     std::fs::create_dir(root.path().join("src")).expect("a directory");
     std::fs::write(root.path().join("src/lib.rs"), "").expect("written");
