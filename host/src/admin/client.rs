@@ -187,6 +187,15 @@ impl AdminClient {
         self.read(self.agent.get(url).config().timeout_global(Some(TIMEOUT)).build().call())
     }
 
+    /// The same, once a generation is no longer new, or after a while.
+    ///
+    /// # Errors
+    /// As [`Self::generations`].
+    pub fn generations_after(&self, pipeline: &str, number: u64) -> Result<Vec<GenerationStatus>, ClientError> {
+        let url = self.url(&format!("/pipelines/{}/generations?after={number}", percent_encoded(pipeline)));
+        self.read(self.agent.get(url).config().timeout_global(Some(COMMAND_TIMEOUT)).build().call())
+    }
+
     /// Hands over live records until `each` says that it is enough, or the daemon ends.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! One function a route: from a snapshot to an answer, or from a request to a command.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -7,12 +9,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
+use tokio::time::Instant;
+
 use super::Shared;
 use super::view::{Health, Index, PipelineAnswer, Problem, Ready, SeekRequest};
 use crate::pipeline::tap::Wish;
-use crate::status::reloads::{ReloadError, ReloadRequest};
+use crate::status::reloads::{GenerationStatus, ReloadError, ReloadRequest, Stage};
 use crate::status::{CommandAnswer, CommandError};
 use crate::telemetry::EXPOSITION_TYPE;
+
+/// How long a request that waits is held, and how often it is looked whether it need wait no longer.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What there is, for people who look.
 pub(super) const ENDPOINTS: [&str; 11] = [
@@ -26,7 +34,7 @@ pub(super) const ENDPOINTS: [&str; 11] = [
     "POST /pipelines/{name}/tap       live records before and after each step, a JSON line each; ?step=1&sample=0.01&payload=true",
     "POST /reload                     take over files that have changed: { \"what\": \"orders\", \"force\": false }",
     "POST /pipelines/{name}/rollback  let the generation before be live again",
-    "GET  /pipelines/{name}/generations  which generations there were, the newest last",
+    "GET  /pipelines/{name}/generations  which generations there were, the newest last; ?after=7 waits until 7 is no longer new",
 ];
 
 pub(super) async fn index() -> Json<Index> {
@@ -132,8 +140,29 @@ pub(super) async fn rollback(State(shared): State<Shared>, Path(name): Path<Stri
     reloaded(shared.reloads.rollback(&name).await)
 }
 
-pub(super) async fn generations(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
-    reloaded(shared.reloads.generations(&name).await)
+/// With `?after=N` it answers once generation N is no longer new, or after [`WAIT_MAX`].
+pub(super) async fn generations(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    Query(after): Query<After>,
+) -> Response {
+    let until = Instant::now() + WAIT_MAX;
+    loop {
+        let answer = shared.reloads.generations(&name).await;
+        let is_new =
+            |generation: &GenerationStatus| Some(generation.number) == after.after && generation.stage == Stage::Live;
+        let is_waited_for = answer.as_ref().is_ok_and(|all| all.iter().any(is_new));
+        if !is_waited_for || Instant::now() >= until {
+            return reloaded(answer);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What somebody waits for.
+#[derive(serde::Deserialize)]
+pub(super) struct After {
+    after: Option<u64>,
 }
 
 fn reloaded(result: Result<impl serde::Serialize, ReloadError>) -> Response {

@@ -1,17 +1,12 @@
 //! `pelton reload`, `pelton rollback` and `pelton generations`: other plugins while records flow, and the way back.
 
 use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::Duration;
 
 use super::daemon_address::{DaemonArgs, failure};
 use super::table::{Side, Table, plain, time};
 use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::admin::client::AdminClient;
 use crate::status::reloads::{GenerationStatus, PipelineReload, ReloadRequest, Stage};
-
-/// How often it is looked whether a generation has settled.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const AFTER_HELP: &str = "\
 The project's files are read anew, whole. What has changed of a pipeline's steps (artifacts, configuration, grants,
@@ -184,13 +179,12 @@ fn until_settled(client: &AdminClient, live: &[&PipelineReload]) -> Result<Vec<(
     let mut ended = Vec::new();
     for pipeline in live {
         loop {
-            let all = client.generations(&pipeline.pipeline).map_err(failure)?;
+            let all = client.generations_after(&pipeline.pipeline, pipeline.live).map_err(failure)?;
             let generation = all.into_iter().find(|generation| generation.number == pipeline.live);
             if let Some(generation) = generation.filter(|generation| generation.stage != Stage::Live) {
                 ended.push((pipeline.pipeline.clone(), generation));
                 break;
             }
-            sleep(LOOK_EVERY);
         }
     }
     Ok(ended)

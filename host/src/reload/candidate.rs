@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use crate::config::{self, Environment, Problem, Project};
 use crate::plugin::{Runtime, WasmTransform, cases};
