@@ -232,6 +232,17 @@ impl EpochPlan {
         Self { epoch: (older_epoch + 1).min(EPOCH_MAX), until }
     }
 
+    /// The same, where such a line went over to these epochs while the last task ran: what it has begun there was answered
+    /// otherwise too.
+    #[must_use]
+    pub fn above_own_answers(self, ahead: Self, start: i64) -> Self {
+        let until = self.until.max(ahead.until);
+        if ahead.of(start) == 0 || ahead.of(start) < self.of(start) {
+            return Self { until, ..self };
+        }
+        Self { epoch: (ahead.of(start) + 1).min(EPOCH_MAX), until }
+    }
+
     /// The epoch of a record.
     #[must_use]
     pub fn of(self, offset: i64) -> u8 {
@@ -282,6 +293,19 @@ mod tests {
         let plan = plan.above_other_answers(Some(&committed), 20, 20);
         assert_eq!(plan.of(20), 0, "nothing of it was begun");
         assert_eq!(EpochPlan::default().above_other_answers(None, 0, 9), EpochPlan::default());
+    }
+
+    /// It was committed under the version before, had gone over to this one among redelivered records, and comes again.
+    #[test]
+    fn what_a_line_that_asks_others_began_after_it_had_gone_over_is_written_above_too() {
+        let committed = checkpoint();
+        let gone_over = committed.plan().above(70, 100).unwrap();
+        assert_eq!(gone_over.of(70), 1);
+        let plan = EpochPlan::at_assignment(Some(&committed), &[], "", 60, 120).unwrap();
+        let plan = plan.above_other_answers(Some(&committed), 60, 120).above_own_answers(gone_over, 60);
+        assert_eq!((plan.of(60), plan.of(119), plan.of(120)), (2, 2, 0));
+        assert_eq!(plan.above_own_answers(gone_over, 60), plan, "it is above already");
+        assert_eq!(plan.above_own_answers(EpochPlan::default(), 60), plan, "nothing stands ahead");
     }
 
     fn checkpoint() -> Checkpoint {

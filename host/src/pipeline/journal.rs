@@ -373,10 +373,18 @@ impl Timeline {
         digests: &[String],
         configuration: &str,
     ) -> Option<EpochPlan> {
-        let ahead = || self.entries.iter().filter(|entry| entry.offset >= offset && entry.term >= term);
         let is_other = |entry: &Entry| entry.digests != digests || entry.configuration != configuration;
-        let plans = ahead().map(Entry::plan);
-        ahead().any(is_other).then(|| plans.fold(EpochPlan::default(), |one, two| one.highest(two, offset)))
+        self.ahead(offset, term).any(is_other).then(|| self.plan_ahead((offset, term)))
+    }
+
+    /// The highest epochs of what the task `term`, or a later one, wrote at `offset` or beyond.
+    #[must_use]
+    pub fn plan_ahead(&self, (offset, term): (i64, u64)) -> EpochPlan {
+        self.ahead(offset, term).map(Entry::plan).fold(EpochPlan::default(), |one, two| one.highest(two, offset))
+    }
+
+    fn ahead(&self, offset: i64, term: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.offset >= offset && entry.term >= term)
     }
 
     /// By which plugins and configuration the records of a range were written: the first record of each part, and the

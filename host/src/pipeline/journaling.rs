@@ -30,7 +30,8 @@ pub(super) struct Journaling {
     pending: Vec<Entry>,
     /// What was decided about the batch that was stamped last.
     walls: Vec<NewWall>,
-    /// What it took over reaches up to here, and stands before all that it writes later.
+    /// What it took over, or had decided before it went over to others, reaches up to here, and stands before all that it
+    /// writes later.
     carried_until: Offset,
     /// Records since it was last said where the clock stands, and when that was.
     records: usize,
@@ -112,6 +113,9 @@ impl Journaling {
         // What was decided about records beyond is said anew: an entry also says who handles what follows it.
         self.pending.retain(|entry| entry.offset <= offset.0 || matches!(entry.reason, Reason::Carried { .. }));
         self.pending.push(Entry::new(&self.author, offset.0, h, Reason::Reloaded));
+        // Who goes on behind this still has to find what was decided before it and reaches beyond.
+        let reaches = self.walls.iter().filter(|NewWall { wall, .. }| wall.from <= offset.0).map(|new| new.wall.until);
+        self.carried_until = self.carried_until.max(Offset(reaches.max().unwrap_or_default()));
         self.walls.retain(|NewWall { wall, .. }| wall.from > offset.0);
         self.note_walls();
     }
