@@ -39,6 +39,15 @@ impl Mask {
         self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
     }
 
+    /// What either masks.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.0.extend(other.0.iter().filter(|value| !self.0.contains(value)).cloned());
+        both.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        both
+    }
+
     /// The text, with `***` in the place of every such value.
     #[must_use]
     pub fn apply(&self, text: &str) -> String {
@@ -64,6 +73,13 @@ mod tests {
         }
         assert_eq!(mask.apply("key hunter2-and-more, hunter2, 19, abcdefgh"), "key ***, ***, 19, ***");
         assert_eq!(format!("{mask:?}"), "<4 masked>");
+    }
+
+    #[test]
+    fn two_masks_hide_what_either_hides() {
+        let both = Mask::of(["hunter2"]).and(&Mask::of(["hunter2-and-more", "hunter2"]));
+        assert_eq!(both.apply("hunter2-and-more, hunter2"), "***, ***");
+        assert_eq!(format!("{both:?}"), "<2 masked>");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! so that a record is handled by one generation from its first step to its last sink.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -35,7 +35,17 @@ pub struct Generation {
     outputs: Vec<OutputEncoder>,
     mask: Mask,
     /// What it has handled, by partition: the first record, and one past the last.
-    handled: Mutex<BTreeMap<TopicPartition, (Offset, Offset)>>,
+    handled: Mutex<Handled>,
+}
+
+/// By partition: the first record, and one past the last.
+pub type HandledRanges = BTreeMap<TopicPartition, (Offset, Offset)>;
+
+#[derive(Debug, Default)]
+struct Handled {
+    ranges: HandledRanges,
+    /// It was rolled back, and the ranges were told: it handles nothing more.
+    is_revoked: bool,
 }
 
 /// What a generation is made of, beside its steps.
@@ -87,6 +97,7 @@ impl Generation {
     /// Of these steps.
     #[must_use]
     pub fn new(steps: &[Arc<dyn Transform>], spec: Spec<'_>) -> Self {
+        spec.tap.masks_too(&spec.mask);
         let set_fields: Vec<Vec<OutputField>> =
             steps.iter().map(|transform| transform.subscription().set_fields.clone()).collect();
         let output =
@@ -114,17 +125,43 @@ impl Generation {
 
     /// What it has handled in this process, by partition: the first record, and one past the last.
     #[must_use]
-    pub fn handled(&self) -> BTreeMap<TopicPartition, (Offset, Offset)> {
-        self.handled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn handled(&self) -> HandledRanges {
+        self.lock_handled().ranges.clone()
     }
 
-    /// It has handled these records; its rows are about to be written.
-    pub(super) fn note_handled(&self, partition: &TopicPartition, (from, until): (Offset, Offset)) {
-        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
-        match handled.get_mut(partition) {
-            Some(range) => *range = (range.0.min(from), range.1.max(until)),
-            None => drop(handled.insert(partition.clone(), (from, until))),
+    /// It is rolled back: what it has handled until now is all that it ever handles.
+    pub fn revoke(&self) -> HandledRanges {
+        let mut handled = self.lock_handled();
+        handled.is_revoked = true;
+        handled.ranges.clone()
+    }
+
+    /// Whether it was rolled back.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.lock_handled().is_revoked
+    }
+
+    /// It has handled these records; its rows are about to be written. Not so where false: it was rolled back meanwhile.
+    pub(super) fn note_handled(&self, partition: &TopicPartition, (from, until): (Offset, Offset)) -> bool {
+        let mut handled = self.lock_handled();
+        if handled.is_revoked {
+            return false;
         }
+        match handled.ranges.get_mut(partition) {
+            Some(range) => *range = (range.0.min(from), range.1.max(until)),
+            None => drop(handled.ranges.insert(partition.clone(), (from, until))),
+        }
+        true
+    }
+
+    fn lock_handled(&self) -> MutexGuard<'_, Handled> {
+        self.handled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What must not show in anything that is said about its records.
+    pub(super) fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// Whether it writes the same of the same records.

@@ -7,7 +7,7 @@
 //! are for records that come by themselves.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -121,6 +121,7 @@ impl Redriver {
             to_await,
             journaling: None,
             went_over: Mutex::default(),
+            waits_behind: AtomicU64::default(),
         };
         let transform = async {
             let transforming = transforming;

@@ -113,11 +113,15 @@ impl World {
     }
 
     fn generation(&self, number: u64, transforms: &[Arc<dyn Transform>]) -> Generation {
+        self.generation_with_tap(number, transforms, &Tap::default())
+    }
+
+    fn generation_with_tap(&self, number: u64, transforms: &[Arc<dyn Transform>], tap: &Tap) -> Generation {
         let outputs = [("default", &self.table), ("alerts", &self.alerts)];
         let outlets = outputs.map(|(name, sink)| Outlet { name, wants: sink.wants(), tombstones: &Tombstones::Reject });
         let outputs = outlets.to_vec();
         let configuration = Digest::of(b"").short();
-        let (mask, tap) = (self.mask.clone(), Tap::default());
+        let (mask, tap) = (self.mask.clone(), tap.clone());
         Generation::new(transforms, Spec { number, format: Format::Json, outputs, configuration, mask, tap })
     }
 

@@ -151,7 +151,7 @@ pub struct Tap(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     is_on: AtomicBool,
-    mask: Mask,
+    mask: Mutex<Mask>,
     /// The plugins, in the order of steps.
     steps: Mutex<Vec<String>>,
     listeners: Mutex<Vec<Listener>>,
@@ -195,7 +195,17 @@ impl Tap {
     /// A tap that nobody listens to, and that masks what is secret.
     #[must_use]
     pub fn new(mask: Mask) -> Self {
-        Self(Arc::new(Inner { mask, ..Inner::default() }))
+        Self(Arc::new(Inner { mask: Mutex::new(mask), ..Inner::default() }))
+    }
+
+    /// Masks this too from now on.
+    pub(super) fn masks_too(&self, mask: &Mask) {
+        let mut known = self.0.mask.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = known.and(mask);
+    }
+
+    fn masked(&self, text: &str) -> String {
+        self.0.mask.lock().unwrap_or_else(PoisonError::into_inner).apply(text)
     }
 
     /// The plugins, in the order of steps. Whoever listens already goes on.
@@ -240,7 +250,7 @@ impl Tap {
             return;
         }
         let after = |reject: &Reject| {
-            vec![After::Failed { code: reject.code.to_owned(), message: self.0.mask.apply(&reject.message) }]
+            vec![After::Failed { code: reject.code.to_owned(), message: self.masked(&reject.message) }]
         };
         let of_row = |row: usize| rejects.iter().find(|reject| reject.row == row).map(after).unwrap_or_default();
         self.show(of, batch, &rejects.iter().map(|reject| reject.row).collect::<Vec<_>>(), |row, _| of_row(row));
@@ -250,7 +260,7 @@ impl Tap {
     pub(super) fn failed(&self, of: Of<'_>, batch: &Batch, failure: &RecordFailure) {
         let rows: Vec<usize> = (0..batch.len()).collect();
         self.show(of, batch, &rows, |_, _| {
-            vec![After::Failed { code: failure.code.clone(), message: self.0.mask.apply(&failure.message) }]
+            vec![After::Failed { code: failure.code.clone(), message: self.masked(&failure.message) }]
         });
     }
 
@@ -272,8 +282,8 @@ impl Tap {
             let failed = said.failures.iter().filter(|failure| failure.row as usize == row);
             let mut after: Vec<After> = failed
                 .map(|failure| After::Failed {
-                    code: self.0.mask.apply(&failure.code),
-                    message: self.0.mask.apply(&failure.message),
+                    code: self.masked(&failure.code),
+                    message: self.masked(&failure.message),
                 })
                 .collect();
             let stage: &Stage = stage.get_or_insert_with(|| alone(of.at, batch, said));
@@ -328,7 +338,7 @@ impl Tap {
         let told = |bytes: Option<&[u8]>| {
             let bytes = bytes.filter(|_| payload)?;
             let told = String::from_utf8_lossy(bytes.get(..PAYLOAD_BYTES).unwrap_or(bytes)).into_owned();
-            Some(self.0.mask.apply(&told))
+            Some(self.masked(&told))
         };
         Parts {
             key_bytes: key.map(<[u8]>::len),

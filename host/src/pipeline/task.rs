@@ -15,7 +15,7 @@
 //! durable, `shared` what all of them know.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::StreamExt as _;
@@ -171,7 +171,8 @@ impl Task {
         let reading = read(Arc::clone(&line), reader, Arc::clone(&shared), to_transform);
         let journaling = journaling.map(tokio::sync::Mutex::new);
         let (shared_too, went_over) = (Arc::clone(&shared), Mutex::default());
-        let transforming = Transforming { line, shared: shared_too, to_await, journaling, went_over };
+        let waits_behind = AtomicU64::default();
+        let transforming = Transforming { line, shared: shared_too, to_await, journaling, went_over, waits_behind };
         let transform = transforming.run(batches, stamper);
         tokio::try_join!(reading, transform, acknowledge(writes))?;
         shared.leave_as_found(start);
@@ -216,6 +217,8 @@ impl Committed {
         };
         if generation.chain.asks().is_some() {
             plan = plan.above_other_answers(before, start.0, end);
+            let term = checkpoint.as_ref().map_or(0, |committed| committed.term);
+            plan = plan.above_own_answers(timeline.plan_ahead((start.0, term)), start.0);
         }
         let term = timeline.term.max(checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.term)) + 1;
         let walls = timeline.walls_from(start.0);

@@ -4,6 +4,7 @@
 //! part is a job of its own on the compute threads, so that other tasks get their turn, what fails is seen at once by
 //! the breaker, and a task that is stopped leaves the rest of a batch that was cut for whoever goes on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::chain::{Halt, HaltReason, RecordFailure, Run};
+use super::checkpoint::{EpochPlan, EpochsUsedUp};
 use super::compute::Panicked;
 use super::excess::{Excess, Room};
 use super::gate::PausedBy;
@@ -46,6 +48,8 @@ pub(super) struct Transforming {
     pub(super) journaling: Option<tokio::sync::Mutex<Journaling>>,
     /// When it went over to another generation, of which nothing is on its way yet.
     pub(super) went_over: std::sync::Mutex<Option<Instant>>,
+    /// The number of the generation of which it was told last that it has to wait.
+    pub(super) waits_behind: AtomicU64,
 }
 
 impl Transforming {
@@ -104,11 +108,18 @@ impl Transforming {
         let mut parts = Parts::of(stamped.source.len());
         // Taken for the rows of a part that is run again, as there was none when they were made first.
         let mut room = None;
-        while let Some(part) = parts.pop() {
+        while let Some(mut part) = parts.pop() {
+            let before = self.shared.generation();
             if self.go_over(&mut stamped, part.rows.start).await == Flow::Stop {
                 return Ok(Flow::Stop);
             }
             let generation = self.shared.generation();
+            if !Arc::ptr_eq(&generation, &before) {
+                // What the one before has tried, and its steps have said, is not the new one's.
+                self.line.log_lost(&before.chain, &part.lines);
+                parts.anew(&part);
+                part = parts.pop().expect("it was put there");
+            }
             let work = Work { stamped: &stamped, generation: &generation };
             let flow = match self.process(work, &part).await? {
                 Ok(processed) => {
@@ -148,10 +159,12 @@ impl Transforming {
         let began = Instant::now();
         let mut next = Hand { from: at, generation: live, epochs: hand.epochs };
         if !hand.generation.is_same_version(&next.generation) {
-            // Where that would be one epoch too many, it takes over behind what is redelivered.
-            match hand.epochs.above_at_leisure(at.0, self.shared.end_at_start.0) {
+            match self.epochs_of_next(&hand, at) {
                 Ok(epochs) => next.epochs = epochs,
-                Err(_) => return Flow::GoOn,
+                Err(used_up) => {
+                    self.note_waiting_behind(&next.generation, &used_up);
+                    return Flow::GoOn;
+                }
             }
             if self.tell_of(&next, stamped.h_below(row)).await == Flow::Stop {
                 return Flow::Stop;
@@ -163,6 +176,30 @@ impl Transforming {
         self.shared.hand_over(next);
         *self.went_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         Flow::GoOn
+    }
+
+    /// The epochs of another version that takes over from somebody at an offset. Where that would be one epoch too many,
+    /// it takes over behind what is redelivered; the way back from one that is not good enough is no matter of leisure.
+    fn epochs_of_next(&self, hand: &Hand, at: Offset) -> Result<EpochPlan, EpochsUsedUp> {
+        let end = self.shared.end_at_start.0;
+        if hand.generation.is_revoked() {
+            hand.epochs.above(at.0, end)
+        } else {
+            hand.epochs.above_at_leisure(at.0, end)
+        }
+    }
+
+    /// Told once for each generation.
+    fn note_waiting_behind(&self, next: &Generation, used_up: &EpochsUsedUp) {
+        let told = self.waits_behind.swap(next.number, Ordering::Relaxed);
+        if told != next.number {
+            tracing::warn!(
+                pipeline = %self.line.name, partition = %self.shared.partition, generation = next.number,
+                "it takes over at offset {} only: what stands before that may have been written already, by so many \
+                 versions that hardly a write time is left above theirs; the version before handles it",
+                used_up.to
+            );
+        }
     }
 
     /// The first part of another generation goes on its way.
@@ -302,11 +339,16 @@ impl Transforming {
             parts.anew(&part);
             return Flow::GoOn;
         }
+        if !self.note_handled(work, &part) {
+            parts.anew(&part);
+            return Flow::GoOn;
+        }
         if let Some(hold) = self.shared.hold(&stamped.source, part.rows.len(), &processed.failures) {
             if self.shared.resumed(&hold).await == Flow::Stop {
                 return Flow::Stop;
             }
-            if hold.by == PausedBy::Poison {
+            // A plugin that was replaced meanwhile, so that the pipeline can be resumed, is to show what it can do.
+            if hold.by == PausedBy::Poison || !Arc::ptr_eq(generation, &self.line.live.get()) {
                 parts.anew(&part);
                 return Flow::GoOn;
             }
@@ -326,15 +368,18 @@ impl Transforming {
             }
         }
         self.note_gone_over(generation);
-        let offsets = &stamped.source.offsets[part.rows.clone()];
-        if let [first, ..] = offsets
-            && let [.., last] = offsets
-        {
-            generation.note_handled(&self.shared.partition, (Offset(*first), Offset(last + 1)));
-        }
         let writing = Writing::begin(&self.shared, work, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
+    }
+
+    /// The generation's rows are about to be written; not where it was rolled back since it has made them, and another can
+    /// take its place.
+    fn note_handled(&self, work: Work<'_>, part: &Part) -> bool {
+        let offsets = &work.stamped.source.offsets[part.rows.clone()];
+        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return true };
+        let is_its = work.generation.note_handled(&self.shared.partition, (Offset(*first), Offset(last + 1)));
+        is_its || self.epochs_of_next(&self.shared.hand(), Offset(*first)).is_err()
     }
 
     /// Holds a generation that has just gone live against the one before it, on this part. Where it is not good enough, the
@@ -348,7 +393,7 @@ impl Transforming {
         if !probation.wants(&made) {
             return false;
         }
-        let same = Part { run: Run::default(), ..part.clone() };
+        let same = Part { run: Run { is_rehearsal: true, ..Run::default() }, ..part.clone() };
         if work.generation.chain.asks().is_some() || before.chain.asks().is_some() {
             // Nobody is asked twice for a rehearsal: a trap needs no comparison, and all else may have its reasons.
             let cause = probation.compare(&made, &made.but_for_traps());

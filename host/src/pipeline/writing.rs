@@ -115,6 +115,7 @@ impl Outputs {
     /// may be passed over; a dead letter else. What the breaker held goes through then, or nobody could get past it.
     async fn settle(&self, mut refused: Refused) -> Flow {
         loop {
+            refused.values_mut().for_each(|refusal| mask_failure(self.generation.mask(), &mut refusal.failure));
             let failures = refused.iter().map(|(origin, refusal)| (*origin, refusal.failure.clone())).collect();
             // The records themselves were counted when they left the plugins.
             let Some(hold) = self.shared.hold(&self.stamped.source, 0, &failures) else { break };
@@ -232,7 +233,6 @@ async fn answers(shared: &Shared, accepted: Vec<Accepted>) -> Refused {
             }
         }
     }
-    refused.values_mut().for_each(|refusal| mask_failure(&shared.line.mask, &mut refusal.failure));
     refused
 }
 

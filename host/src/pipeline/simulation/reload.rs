@@ -9,6 +9,10 @@ use crate::memory::OwnedCell;
 
 /// Reads `id`, and sets `a` and `b` so that a row which mixes two versions shows: one number rises and the other falls.
 fn stamping(version: i64) -> Vec<Arc<dyn Transform>> {
+    vec![Arc::new(stamping_alone(version))]
+}
+
+fn stamping_alone(version: i64) -> MemoryTransform {
     let id = Field {
         path: vec!["id".into()],
         field_type: FieldType::Text,
@@ -21,7 +25,7 @@ fn stamping(version: i64) -> Vec<Arc<dyn Transform>> {
     let number = |n| OwnedCell::Value(OwnedValue::S64(n));
     let transform =
         MemoryTransform::new("stamping", subscription, move |_| Step::Keep(vec![number(version), number(-version)]));
-    vec![Arc::new(transform.with_digest(digest_of(version)))]
+    transform.with_digest(digest_of(version))
 }
 
 fn digest_of(version: i64) -> Digest {
@@ -283,4 +287,129 @@ async fn without_a_journal_the_commit_tells_who_wrote() {
     assert!(daemon.stop().await);
     assert_eq!(world.versions().len(), 180);
     assert_eq!(world.group.violations(), Vec::<String>::new());
+}
+
+/// A decision of the wall reaches over records of which a part has gone out, when another version takes over in the middle
+/// of them; whoever goes on behind that, half an hour later, has to find it.
+#[tokio::test]
+async fn what_the_wall_decided_before_a_version_took_over_holds_for_whoever_goes_on_behind_it() {
+    let mut world = world(1);
+    world.errors.retry_attempts = u32::MAX;
+    let partition = &world.partitions()[0];
+    let held = |version: i64, at: &str, delay: Duration| -> Vec<Arc<dyn Transform>> {
+        vec![Arc::new(stamping_alone(version).retry_on(at.as_bytes(), u64::MAX, delay))]
+    };
+    // An hour ahead: each is clamped.
+    (0..16).for_each(|_| world.append_placed(0, NOW_MS + 3_600_000));
+    let daemon = world.start_with(&held(1, "0/00004", Duration::from_millis(50)), Duration::from_secs(5));
+    let next = || world.group.committed(partition).map_or(0, |position| position.next.0);
+    eventually("four are committed", || next() == 4).await;
+    daemon.line.live.put(Arc::new(world.generation(2, &held(2, "0/00008", Duration::from_hours(1)))));
+    eventually("eight are committed", || next() == 8).await;
+    daemon.kill().await;
+    world.clock.set(NOW_MS + 1_800_000);
+    let daemon = world.start_with(&stamping(2), Duration::from_secs(5));
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    let h: Vec<i64> = world.table.rows(NOW_MS).iter().map(|row| row.cells["a"].1.0 / 10).collect();
+    assert_eq!(h, (0..16).map(|n| h[0] + n).collect::<Vec<_>>());
+}
+
+/// What a plugin has tried and logged is its own: the one that takes over has other steps, and all attempts.
+#[tokio::test]
+async fn a_held_record_begins_anew_with_the_steps_that_take_over() {
+    let world = world(1);
+    world.append_placed(0, NOW_MS);
+    let asks = |version, times| {
+        Arc::new(stamping_alone(version).retry_on(b"0/00000", times, Duration::from_millis(200)).talkative())
+    };
+    let first = asks(1, u64::MAX);
+    let two: [Arc<dyn Transform>; 2] = [Arc::new(MemoryTransform::identity()), Arc::clone(&first) as _];
+    let daemon = world.start_with(&two, Duration::from_secs(5));
+    eventually("it is held", || first.calls() > 0).await;
+    let second = asks(2, 2);
+    daemon.line.live.put(Arc::new(world.generation(2, &[Arc::clone(&second) as _])));
+    eventually("the end is committed", || world.is_done()).await;
+    assert_eq!((first.calls(), second.calls()), (1, 3));
+    let assigned = world.journal.entries().iter().filter(|entry| entry.reason == Reason::Assigned).count();
+    assert_eq!(assigned, 1, "no task ended over it");
+    assert!(daemon.stop().await);
+    assert_eq!(world.letters.letters(), []);
+    assert_eq!(world.assert_history_holds(0), BTreeSet::from([2]));
+}
+
+/// The breaker has paused a pipeline whose plugin fails; the plugin is mended before the pipeline is resumed.
+#[tokio::test]
+async fn what_the_breaker_held_goes_to_the_plugin_that_was_mended() {
+    let mut world = world(1);
+    world.errors.breaker = Some(config::Breaker { percent: 50.0, records: 10, within: Duration::from_secs(60) });
+    (0..16).for_each(|_| world.append_placed(0, NOW_MS));
+    let rejects = MemoryTransform::new("rejects", stamping_alone(0).subscription().clone(), |_| {
+        Step::Fail(FailureKind::Reject, "broken".into(), "as it is".into())
+    });
+    let daemon = world.start_with(&[Arc::new(rejects) as Arc<dyn Transform>], Duration::from_secs(5));
+    eventually("it is paused", || daemon.line.gate.paused().is_some()).await;
+    daemon.reload(&world, 1);
+    daemon.line.gate.resume();
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    assert_eq!(world.letters.letters(), []);
+    assert_eq!(world.assert_history_holds(0), BTreeSet::from([1]));
+}
+
+/// A part that a generation has made, and not yet written, when it is rolled back: the ranges that were told then are all
+/// that it has ever handled.
+#[tokio::test]
+async fn a_generation_that_was_rolled_back_writes_nothing_that_was_not_told() {
+    let world = world(1);
+    (0..3).for_each(|_| world.append_placed(0, NOW_MS));
+    let daemon = world.start_with(&stamping(1), Duration::from_secs(5));
+    eventually("the first are done", || world.is_done()).await;
+    let good = daemon.line.live.get();
+    let (let_go, held) = crossbeam_channel::unbounded::<()>();
+    let slow = stamping_alone(2);
+    let calls = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (subscription, seen) = (slow.subscription().clone(), Arc::clone(&calls));
+    let slow = MemoryTransform::new("stamping", subscription, move |_| {
+        seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let _ = held.recv();
+        let number = |n| OwnedCell::Value(OwnedValue::S64(n));
+        Step::Keep(vec![number(2), number(-2)])
+    });
+    let bad = Arc::new(world.generation(2, &[Arc::new(slow.with_digest(digest_of(2))) as Arc<dyn Transform>]));
+    daemon.line.live.put(Arc::clone(&bad));
+    world.append_placed(0, NOW_MS);
+    eventually("it is at work", || calls.load(std::sync::atomic::Ordering::SeqCst) > 0).await;
+    daemon.line.live.put(Arc::clone(&good));
+    let told = bad.revoke();
+    drop(let_go);
+    eventually("the end is committed", || world.is_done()).await;
+    assert!(daemon.stop().await);
+    assert_eq!((told, bad.handled()), (BTreeMap::new(), BTreeMap::new()));
+    assert_eq!(world.assert_history_holds(0), BTreeSet::from([1]));
+}
+
+/// Nobody who looks at a pipeline sees what the generation before makes of the same records, to be held against the new.
+#[tokio::test]
+async fn a_rehearsal_is_not_seen_in_the_tap() {
+    let world = world(1);
+    let daemon = world.start_with(&stamping(1), Duration::from_secs(5));
+    let rehearsed = Arc::new(stamping_alone(1));
+    let before = Arc::new(world.generation_with_tap(2, &[Arc::clone(&rehearsed) as _], &daemon.line.tap));
+    let probation = Probation::after(before, Rules::default());
+    let new = world.generation_with_tap(3, &stamping(2), &daemon.line.tap).on(probation);
+    daemon.line.live.put(Arc::new(new));
+    let wish = super::super::tap::Wish { step: None, sample: 1.0, payload: false };
+    let mut sights = daemon.line.tap.listen(wish).expect("it shows something");
+    for _ in 0..10 {
+        world.append_placed(0, NOW_MS);
+        eventually("it is done", || world.is_done()).await;
+    }
+    assert!(daemon.stop().await);
+    assert!(rehearsed.calls() > 0, "some were held against each other");
+    let mut seen = 0;
+    while sights.try_recv().is_ok() {
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
 }
