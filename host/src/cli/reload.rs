@@ -14,7 +14,8 @@ limits) goes live at the edge of a batch, without a rebalance, once it is compil
 passes its own cases and answers a call. What does not leaves the old version running: exit code 1, and why.
 
 For `reload: settle:` (30 s) a new generation is held against the one before it on the same records. Where it fails on
-what that handled, or takes half as much CPU time again, the one before is live again by itself.
+what that handled, or takes half as much CPU time again, the one before is live again by itself. The time in which a
+pipeline is paused does not count.
 
   pelton reload                  all that has changed, of the project here
   pelton reload shop-orders shop only pipelines with this plugin, of the project in shop/

@@ -292,7 +292,8 @@ impl Connector<'_> {
 }
 
 /// Another generation for a line that runs, or the first column of its tables that would miss what is set.
-pub(super) fn fit(number: u64, prepared: &PreparedPipeline, line: &Line) -> Result<Generation, Problem> {
+/// `mask` is of the files that it was read from: they may have other secrets than those that the line began with.
+pub(super) fn fit(number: u64, prepared: &PreparedPipeline, line: &Line, mask: &Mask) -> Result<Generation, Problem> {
     for (name, output) in &prepared.pipeline.outputs {
         let open = line.outputs.iter().find(|open| open.name == *name);
         if let Some(Wants::Cells(columns)) = open.map(|open| open.sink.wants()) {
@@ -305,7 +306,7 @@ pub(super) fn fit(number: u64, prepared: &PreparedPipeline, line: &Line) -> Resu
     for transform in &prepared.transforms {
         transform.report_requests(requests_of(line.meters.telemetry(), &line.name, transform.name()));
     }
-    Ok(generation(number, prepared, &line.outputs, &line.mask, &line.tap))
+    Ok(generation(number, prepared, &line.outputs, &line.mask.and(mask), &line.tap))
 }
 
 /// Counts what a plugin asks others.

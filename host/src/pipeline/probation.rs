@@ -90,6 +90,12 @@ impl Made {
         Self { records, failures, cpu_ns }
     }
 
+    /// Of so many records, all of which trapped.
+    #[cfg(test)]
+    pub(crate) fn trapped(records: u32) -> Self {
+        Self { records: records as usize, failures: (0..records).map(|origin| (origin, true)).collect(), cpu_ns: 0 }
+    }
+
     /// The same without what trapped, at the same cost: what one that cannot be asked might have made of the part.
     #[must_use]
     pub fn but_for_traps(&self) -> Self {
@@ -127,6 +133,20 @@ impl Probation {
         self.is_open.store(false, Ordering::Relaxed);
     }
 
+    /// Ends it here and now. The cause, where it had come to a breach.
+    pub fn end(&self) -> Option<String> {
+        let _nobody_compares = self.seen();
+        self.close();
+        self.breach.borrow().clone()
+    }
+
+    /// The cause, where it has come to a breach.
+    #[must_use]
+    pub fn breach(&self) -> Option<String> {
+        let _nobody_compares = self.seen();
+        self.breach.borrow().clone()
+    }
+
     /// Lets go of the generation before: nobody goes back to it any more.
     pub fn forget(&self) {
         self.close();
@@ -154,11 +174,9 @@ impl Probation {
 
     /// Takes what both made of a part. The cause, where it is a breach: the first who says so.
     pub fn compare(&self, made: &Made, before: &Made) -> Option<String> {
-        let cause = {
-            let mut seen = self.seen();
-            seen.note(made, before);
-            seen.breach(self.rules)?
-        };
+        let mut seen = self.seen();
+        seen.note(made, before);
+        let cause = seen.breach(self.rules)?;
         if !self.is_open.swap(false, Ordering::SeqCst) {
             return None;
         }

@@ -2,7 +2,8 @@
 //!
 //! In: generations as they come, settle and go. Out: the same after a restart: who was live, which versions were rolled
 //! back, and the bytes of each artifact. One file of JSON lines a pipeline, the last line about a generation holds;
-//! artifacts stand beside it by their digests. What is older than the newest [`KEPT`] generations is forgotten.
+//! artifacts stand beside it by their digests. What is older than the newest [`KEPT`] generations is forgotten, but for the
+//! one that is live and the one before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -82,9 +83,19 @@ impl History {
     /// The generation that was live last.
     #[must_use]
     pub fn last_live(&self, pipeline: &str) -> Option<&GenerationStatus> {
-        let is_live = |generation: &&GenerationStatus| matches!(generation.stage, Stage::Live | Stage::Settled);
-        // The one that somebody went back to has a later time than the one that was rolled back.
-        self.pipelines.get(pipeline)?.values().filter(is_live).max_by_key(|generation| generation.at_ms)
+        self.newest_live(pipeline).next()
+    }
+
+    /// Those that were live and not rolled back, the newest first.
+    fn newest_live(&self, pipeline: &str) -> impl Iterator<Item = &GenerationStatus> {
+        let is_live =
+            |generation: &&GenerationStatus| matches!(generation.stage, Stage::Live | Stage::Settled | Stage::Replaced);
+        let all = self.pipelines.get(pipeline).into_iter().flat_map(BTreeMap::values);
+        let mut live: Vec<_> = all.filter(is_live).collect();
+        // The one that somebody went back to has a later time than the one that was rolled back; of two at the same time
+        // the one with the higher number is later.
+        live.sort_by_key(|generation| std::cmp::Reverse((generation.at_ms, generation.number)));
+        live.into_iter()
     }
 
     /// Why this version was rolled back, where its last word is that.
@@ -110,8 +121,11 @@ impl History {
         let all = self.pipelines.entry(pipeline.to_owned()).or_default();
         all.insert(generation.number, generation);
         if all.len() > KEPT {
-            while all.len() > KEPT / 2 {
-                all.pop_first();
+            let live: BTreeSet<u64> = self.newest_live(pipeline).take(2).map(|generation| generation.number).collect();
+            let all = self.pipelines.entry(pipeline.to_owned()).or_default();
+            let oldest: Vec<u64> = all.keys().filter(|number| !live.contains(number)).copied().collect();
+            for number in oldest.into_iter().take(all.len() - KEPT / 2) {
+                all.remove(&number);
             }
             write_anew(&path, &lines_of(all)).map_err(failed)?;
             self.forget_artifacts().map_err(failed)?;
@@ -215,6 +229,24 @@ mod tests {
         assert!(history.rolled_back("orders", &["b".into()], "other").is_none());
         assert!(history.rolled_back("orders", &["a".into()], "c").is_none());
         assert_eq!(history.of("payments"), []);
+    }
+
+    #[test]
+    fn the_one_that_is_live_is_never_forgotten_however_many_were_rolled_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut history = History::open(dir.path()).expect("it is made");
+        fs::write(history.artifact("good"), "wasm").expect("written");
+        history.note("orders", generation(1, "good", Stage::Settled, 1)).expect("written");
+        for number in 2..3 * KEPT as u64 {
+            let at_ms = number as i64 * 10;
+            let digest = format!("d{number}");
+            history.note("orders", generation(number, &digest, Stage::Live, at_ms)).expect("written");
+            history.note("orders", generation(number, &digest, Stage::RolledBack, at_ms + 1)).expect("written");
+        }
+        let history = History::open(dir.path()).expect("it is there");
+        assert_eq!(history.last_live("orders").map(|generation| generation.number), Some(1));
+        assert!(history.artifact("good").is_file());
+        assert!(history.of("orders").len() <= KEPT);
     }
 
     #[test]

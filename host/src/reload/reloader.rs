@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::candidate::{self, Anew, Stages};
 use super::history::History;
-use super::watch::Watch;
+use super::watch::{self, Watch};
 use crate::clock::Clock;
-use crate::config::{Environment, Pipeline, Poison, Problem, Settings};
+use crate::config::{Environment, Mask, Pipeline, Poison, Problem, Settings};
 use crate::pipeline::Transform as _;
+use crate::pipeline::gate::Gate;
 use crate::pipeline::generation::Generation;
 use crate::pipeline::line::Line;
 use crate::pipeline::probation::{Probation, Rules};
@@ -34,7 +36,7 @@ use crate::telemetry::{Metric, Telemetry};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Makes a generation of prepared steps that fits a line's sinks, or says which column would miss what is set.
-pub type Fit = Arc<dyn Fn(u64, &PreparedPipeline, &Line) -> Result<Generation, Problem> + Send + Sync>;
+pub type Fit = Arc<dyn Fn(u64, &PreparedPipeline, &Line, &Mask) -> Result<Generation, Problem> + Send + Sync>;
 
 /// What it is made of.
 pub struct Parts {
@@ -103,7 +105,8 @@ impl Reloader {
             let name = prepared.pipeline.name.clone();
             let number = line.live.get().number;
             let status = reloader.status(number, &prepared, Stage::Settled, "start");
-            let is_known = reloader.parts.history.last_live(&name).is_some_and(|last| last.number == number);
+            let last = reloader.parts.history.last_live(&name);
+            let is_known = last.is_some_and(|last| last.number == number && last.stage == Stage::Settled);
             let generation = line.live.get();
             let running = Running { line, generation, prepared, status, before: None };
             reloader.running.insert(name.clone(), running);
@@ -178,6 +181,8 @@ impl Reloader {
     // ------------------------------------------------------------------------------------------------------ the way in
 
     async fn reload(&mut self, request: &ReloadRequest, trigger: &str) -> ReloadAnswer {
+        // What changes while it is read, compiled and tried is another change.
+        let looked = watch::look(self.files());
         let (dir, environment) = (self.parts.dir.clone(), Arc::clone(&self.parts.environment));
         let runtime = Arc::clone(&self.parts.runtime);
         let read = tokio::task::spawn_blocking(move || candidate::read(&dir, &*environment, &runtime)).await;
@@ -211,9 +216,8 @@ impl Reloader {
                 }
             }
         }
-        // What was read now is what is watched from now on.
         let files = self.files();
-        self.watch.take(files);
+        self.watch.take_as(&looked, files);
         answer
     }
 
@@ -225,6 +229,9 @@ impl Reloader {
         anew: &Anew,
         (force, trigger): (bool, &str),
     ) -> PipelineReload {
+        let mask = &anew.project.mask;
+        // The files may still hold what has just been found not good enough.
+        self.take_back(name, Probation::breach);
         let mut stages = Stages::after(anew.stages.clone());
         let Some(prepared) = prepared else {
             let cause = "its file is gone: a pipeline is removed by a restart".to_owned();
@@ -272,10 +279,12 @@ impl Reloader {
             }
         };
         if let Err(causes) = result {
+            // A plugin may repeat its configuration.
+            let causes = causes.iter().map(|cause| mask.apply(cause)).collect();
             return self.refuse(name, stages, causes);
         }
         let number = self.parts.history.next(name);
-        match (self.parts.fit)(number, &prepared, &self.running[name].line) {
+        match (self.parts.fit)(number, &prepared, &self.running[name].line, mask) {
             Ok(generation) => {
                 stages.reach(Stage::Live, "");
                 self.go_live(name, generation, prepared, trigger);
@@ -293,8 +302,19 @@ impl Reloader {
     }
 
     fn go_live(&mut self, name: &str, generation: Generation, prepared: PreparedPipeline, trigger: &str) {
+        // The line may have gone back a moment ago: then that is what this one follows.
+        self.take_back(name, Probation::end);
+        let now_ms = self.parts.clock.now_ms();
+        let running = &self.running[name];
+        if running.status.stage == Stage::Live {
+            let status = GenerationStatus { stage: Stage::Replaced, at_ms: now_ms, ..running.status.clone() };
+            self.note(name, status);
+        }
         let status = self.status(generation.number, &prepared, Stage::Live, trigger);
         let running = self.running.get_mut(name).expect("it runs");
+        // It is the last, whatever the wall shows.
+        let at_ms = status.at_ms.max(running.status.at_ms + 1);
+        let status = GenerationStatus { at_ms, ..status };
         let before = running.line.live.get();
         // Two generations back is one too many.
         before.probation.iter().for_each(Probation::forget);
@@ -318,10 +338,15 @@ impl Reloader {
     /// Waits for the end of a probation beside the loop.
     fn watch_over(&mut self, name: &str, generation: Arc<Generation>) {
         let (pipeline, settle) = (name.to_owned(), self.parts.settings.reload.settle);
+        let gate = self.running[name].line.gate.clone();
         self.probations.spawn(async move {
             let number = generation.number;
             let Some(probation) = &generation.probation else { return Ended { pipeline, number, breach: None } };
-            let breach = tokio::time::timeout(settle, probation.breached()).await.ok();
+            let breach = tokio::select! {
+                biased;
+                cause = probation.breached() => Some(cause),
+                () = has_been_open(&gate, settle) => None,
+            };
             probation.close();
             Ended { pipeline, number, breach }
         });
@@ -367,12 +392,22 @@ impl Reloader {
         self.tell(&pipeline);
     }
 
+    /// Where the generation that was put live last has come to a breach, the line has gone back by itself, and this loop may
+    /// not have heard of it yet.
+    fn take_back(&mut self, name: &str, breach: impl Fn(&Probation) -> Option<String>) {
+        let breach = self.running[name].generation.probation.as_ref().and_then(breach);
+        if let Some(cause) = breach {
+            self.back(name, cause);
+        }
+    }
+
     fn rollback(&mut self, name: &str) -> Result<PipelineReload, ReloadError> {
         let Some(running) = self.running.get(name) else { return Err(self.unknown(name)) };
         if running.before.is_none() {
             return Err(ReloadError::NothingBefore(name.to_owned()));
         }
-        self.back(name, "rolled back by an operator".to_owned());
+        let breach = running.generation.probation.as_ref().and_then(Probation::breach);
+        self.back(name, breach.unwrap_or_else(|| "rolled back by an operator".to_owned()));
         let mut stages = Stages::after(Vec::new());
         stages.reach(Stage::RolledBack, "");
         let live = self.running[name].line.live.get().number;
@@ -389,17 +424,19 @@ impl Reloader {
     fn back(&mut self, name: &str, cause: String) {
         let now_ms = self.parts.clock.now_ms();
         let running = self.running.get_mut(name).expect("it runs");
+        let now_ms = now_ms.max(running.status.at_ms);
         let Some(before) = running.before.take() else { return };
         let Before { generation, prepared, status } = *before;
-        let handled = running.generation.handled();
-        let handled: Vec<String> = handled
-            .into_iter()
-            .map(|(partition, (from, until))| format!("{partition}:{from}-{}", until.0 - 1))
-            .collect();
         // Where it was a breach, the line has gone back already.
         if !Arc::ptr_eq(&running.line.live.get(), &generation) {
             running.line.live.put(Arc::clone(&generation));
         }
+        // What it has on its way to be written now is the last.
+        let handled = running.generation.revoke();
+        let handled: Vec<String> = handled
+            .into_iter()
+            .map(|(partition, (from, until))| format!("{partition}:{from}-{}", until.0 - 1))
+            .collect();
         let gone = std::mem::replace(&mut running.status, status);
         (running.prepared, running.generation) = (prepared, Arc::clone(&generation));
         running.status.at_ms = now_ms + 1;
@@ -472,6 +509,18 @@ impl Reloader {
     }
 }
 
+/// Waits until a pipeline has run for so long. One that is paused handles nothing, and shows nothing of its generation.
+async fn has_been_open(gate: &Gate, mut left: Duration) {
+    loop {
+        gate.opened().await;
+        let since = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(left) => return,
+            () = gate.closed() => left = left.saturating_sub(since.elapsed()),
+        }
+    }
+}
+
 /// Whether a request is about a pipeline.
 fn is_meant(request: &ReloadRequest, pipeline: &Pipeline) -> bool {
     let is_its = |what: &String| *what == pipeline.name || pipeline.steps.iter().any(|step| step.plugin == *what);
@@ -497,3 +546,7 @@ fn beyond_steps(one: &Pipeline, other: &Pipeline) -> Option<&'static str> {
     ];
     changed.into_iter().find(|(_, is_other)| *is_other).map(|(what, _)| what)
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

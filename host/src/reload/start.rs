@@ -18,7 +18,7 @@ pub fn begin(history: &History, prepared: &mut PreparedPipeline, runtime: &Arc<R
     let is_live = |prepared: &PreparedPipeline, last: &GenerationStatus| {
         last.configuration == configuration && last.plugins.iter().map(|plugin| &plugin.digest).eq(&digests(prepared))
     };
-    let Some(last) = history.last_live(&name) else { return 1 };
+    let Some(last) = history.last_live(&name) else { return history.next(&name) };
     if is_live(prepared, last) {
         return last.number;
     }

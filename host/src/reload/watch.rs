@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// How files look: none for one that is not there.
-type Look = BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>;
+pub(super) type Look = BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>;
 
 /// Watches files.
 #[derive(Debug, Default)]
@@ -27,6 +27,16 @@ impl Watch {
         self.last = self.taken.clone();
     }
 
+    /// The same, but those that were looked at before as they looked then.
+    pub(super) fn take_as(&mut self, looked: &Look, files: impl IntoIterator<Item = PathBuf>) {
+        self.take(files);
+        for (path, look) in &mut self.taken {
+            if let Some(before) = looked.get(path) {
+                *look = *before;
+            }
+        }
+    }
+
     /// Looks at these files: whether they are other than when they were taken, and nobody writes to them any more. They
     /// are taken then.
     pub(super) fn has_changed(&mut self, files: impl IntoIterator<Item = PathBuf>) -> bool {
@@ -41,7 +51,8 @@ impl Watch {
     }
 }
 
-fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
+/// How files look now.
+pub(super) fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
     let of = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
@@ -52,6 +63,20 @@ fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_taken_over_has_changed_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, new) = (dir.path().join("a.wasm"), dir.path().join("b.wasm"));
+        std::fs::write(&file, "one").expect("written");
+        let mut watch = Watch::default();
+        let looked = look([file.clone()]);
+        std::fs::write(&file, "another").expect("written");
+        std::fs::write(&new, "of a new step").expect("written");
+        watch.take_as(&looked, [file.clone(), new.clone()]);
+        assert!(watch.has_changed([file.clone(), new.clone()]));
+        assert!(!watch.has_changed([file, new]), "once");
+    }
 
     #[test]
     fn a_file_has_changed_once_it_stands_still() {

@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 ///
 /// ```text
 ///  fetched ─► compiled ─► linked ─► cases passed ─► smoke call ─► live ─► settled
-///     └───────────┴──────────┴───────────┴──────────────┴─► refused └─► rolled back
+///     └───────────┴──────────┴───────────┴──────────────┴─► refused ├─► rolled back
+///                                                                   └─► replaced
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,6 +29,8 @@ pub enum Stage {
     Live,
     /// It has done as well as the one before for long enough.
     Settled,
+    /// Another has taken its place before that could be said.
+    Replaced,
     /// It has not: the one before is live again.
     RolledBack,
     /// It never went live.
@@ -44,6 +47,7 @@ impl std::fmt::Display for Stage {
             Self::SmokeCalled => "smoke call",
             Self::Live => "live",
             Self::Settled => "settled",
+            Self::Replaced => "replaced",
             Self::RolledBack => "rolled back",
             Self::Refused => "refused",
         })
