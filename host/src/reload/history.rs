@@ -191,6 +191,7 @@ mod tests {
             at_ms,
             trigger: "reload".into(),
             cause: None,
+            rehearsed: None,
             handled: Vec::new(),
         }
     }

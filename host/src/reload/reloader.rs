@@ -22,6 +22,7 @@ use crate::pipeline::Transform as _;
 use crate::pipeline::generation::Generation;
 use crate::pipeline::line::Line;
 use crate::pipeline::probation::{Probation, Rules};
+use crate::pipeline::shadow::{Differences, Shadow};
 use crate::plugin::Runtime;
 use crate::startup::PreparedPipeline;
 use crate::status::StatusBoard;
@@ -30,6 +31,8 @@ use crate::status::reloads::{
 };
 use crate::telemetry::{Metric, Telemetry};
 
+/// How long a rehearsal waits for as many records as it is to see.
+const SHADOW_MAX: Duration = Duration::from_secs(60);
 /// How often files are looked at: one that stands still for as long is no longer written to.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -195,7 +198,7 @@ impl Reloader {
             Ok(Ok(mut anew)) => {
                 for name in names {
                     let prepared = anew.pipelines.remove(&name);
-                    answer.pipelines.push(self.one(&name, prepared, &anew, (request.force, trigger)).await);
+                    answer.pipelines.push(self.one(&name, prepared, &anew, (request, trigger)).await);
                 }
             }
             Ok(Err((problems, stages))) => {
@@ -223,7 +226,7 @@ impl Reloader {
         name: &str,
         prepared: Option<PreparedPipeline>,
         anew: &Anew,
-        (force, trigger): (bool, &str),
+        (request, trigger): (&ReloadRequest, &str),
     ) -> PipelineReload {
         let mut stages = Stages::after(anew.stages.clone());
         let Some(prepared) = prepared else {
@@ -233,13 +236,7 @@ impl Reloader {
         let running = &self.running[name];
         if is_same(&prepared, &running.prepared) {
             let live = running.line.live.get().number;
-            return PipelineReload {
-                pipeline: name.to_owned(),
-                live,
-                unchanged: true,
-                stages: Vec::new(),
-                refused: Vec::new(),
-            };
+            return PipelineReload { unchanged: true, ..PipelineReload::of(name, live, Vec::new()) };
         }
         if let Some(what) = beyond_steps(&prepared.pipeline, &running.prepared.pipeline) {
             let cause =
@@ -249,7 +246,7 @@ impl Reloader {
         let version = self.status(0, &prepared, Stage::Live, trigger);
         let digests: Vec<String> = version.plugins.iter().map(|plugin| plugin.digest.clone()).collect();
         if let Some(last) = self.parts.history.rolled_back(name, &digests, &version.configuration)
-            && !force
+            && !request.force
         {
             let cause = last.cause.clone().unwrap_or_default();
             let command = self.parts.board.command("reload --force", name);
@@ -275,25 +272,75 @@ impl Reloader {
             return self.refuse(name, stages, causes);
         }
         let number = self.parts.history.next(name);
-        match (self.parts.fit)(number, &prepared, &self.running[name].line) {
-            Ok(generation) => {
-                stages.reach(Stage::Live, "");
-                self.go_live(name, generation, prepared, trigger);
-                let live = self.running[name].line.live.get().number;
-                PipelineReload {
-                    pipeline: name.to_owned(),
-                    live,
-                    unchanged: false,
-                    stages: stages.into_reached(),
-                    refused: Vec::new(),
+        let fit = || (self.parts.fit)(number, &prepared, &self.running[name].line);
+        let told = |problem: Problem| vec![anew.project.place(problem).to_string()];
+        let mut differences = None;
+        if let Some(records) = request.shadow {
+            let found = match fit() {
+                Ok(candidate) => self.shadow(name, candidate, records, &mut stages).await,
+                Err(problem) => return self.refuse(name, stages, told(problem)),
+            };
+            match found {
+                Ok(found) => differences = Some(found),
+                Err((found, cause)) => {
+                    let differences = Some(found);
+                    return PipelineReload { differences, ..self.refuse(name, stages, vec![cause]) };
                 }
             }
-            Err(problem) => self.refuse(name, stages, vec![anew.project.place(problem).to_string()]),
         }
+        let generation = match fit() {
+            Ok(generation) => generation,
+            Err(problem) => return self.refuse(name, stages, told(problem)),
+        };
+        if !request.dry_run {
+            stages.reach(Stage::Live, "");
+            self.go_live(name, generation, prepared, (trigger, differences.clone()));
+        }
+        let live = self.running[name].line.live.get().number;
+        PipelineReload { differences, ..PipelineReload::of(name, live, stages.into_reached()) }
     }
 
-    fn go_live(&mut self, name: &str, generation: Generation, prepared: PreparedPipeline, trigger: &str) {
-        let status = self.status(generation.number, &prepared, Stage::Live, trigger);
+    /// Lets a candidate run beside the live generation; what it would make otherwise, or also why that is too much.
+    async fn shadow(
+        &self,
+        name: &str,
+        candidate: Generation,
+        records: u64,
+        stages: &mut Stages,
+    ) -> Result<Differences, (Differences, String)> {
+        let line = &self.running[name].line;
+        if let Some(plugin) = candidate.chain.asks().or(line.live.get().chain.asks()) {
+            let cause = format!("the plugin `{plugin}` asks others over HTTP: a rehearsal would ask them twice");
+            return Err((Differences::default(), cause));
+        }
+        let shadow = Arc::new(Shadow::new(Arc::new(candidate), records, &line.outputs, line.mask.clone()));
+        line.rehearsal.begin(Arc::clone(&shadow));
+        let is_enough = tokio::time::timeout(SHADOW_MAX, shadow.over()).await.is_ok();
+        line.rehearsal.end();
+        let found = shadow.found();
+        let came = if is_enough { String::new() } else { format!(" in {} s, no more came", SHADOW_MAX.as_secs()) };
+        stages.reach(Stage::Shadowed, format!("{} records{came}", found.records));
+        let rules = Rules::default();
+        let is_bad =
+            found.failed >= rules.failures && found.failed as f64 > rules.failures_share * found.records as f64;
+        if is_bad {
+            let cause = format!("{} of {} records fail that the live generation handles", found.failed, found.records);
+            return Err((found, cause));
+        }
+        Ok(found)
+    }
+
+    fn go_live(
+        &mut self,
+        name: &str,
+        generation: Generation,
+        prepared: PreparedPipeline,
+        (trigger, rehearsed): (&str, Option<Differences>),
+    ) {
+        let status = GenerationStatus {
+            rehearsed: rehearsed.map(Differences::without_values),
+            ..self.status(generation.number, &prepared, Stage::Live, trigger)
+        };
         let running = self.running.get_mut(name).expect("it runs");
         let before = running.line.live.get();
         // Two generations back is one too many.
@@ -339,13 +386,7 @@ impl Reloader {
         self.count(name, "refused");
         self.parts.board.note_refused(name, &causes.join("; "));
         let live = self.running[name].line.live.get().number;
-        PipelineReload {
-            pipeline: name.to_owned(),
-            live,
-            unchanged: false,
-            stages: stages.into_reached(),
-            refused: causes,
-        }
+        PipelineReload { refused: causes, ..PipelineReload::of(name, live, stages.into_reached()) }
     }
 
     // ----------------------------------------------------------------------------------------------------- and back out
@@ -376,13 +417,7 @@ impl Reloader {
         let mut stages = Stages::after(Vec::new());
         stages.reach(Stage::RolledBack, "");
         let live = self.running[name].line.live.get().number;
-        Ok(PipelineReload {
-            pipeline: name.to_owned(),
-            live,
-            unchanged: false,
-            stages: stages.into_reached(),
-            refused: Vec::new(),
-        })
+        Ok(PipelineReload::of(name, live, stages.into_reached()))
     }
 
     /// The one before is live again.
@@ -435,6 +470,7 @@ impl Reloader {
             at_ms: self.parts.clock.now_ms(),
             trigger: trigger.to_owned(),
             cause: None,
+            rehearsed: None,
             handled: Vec::new(),
         }
     }
