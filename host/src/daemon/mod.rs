@@ -25,7 +25,7 @@ use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, P
 use crate::pipeline::compute::Compute;
 use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
-use crate::reload::{self, History, HistoryError, Reloader};
+use crate::reload::{self, History, Reloader};
 use crate::startup::{self, PreparedPipeline, Services};
 use crate::status::reloads::Reloads;
 use crate::status::{Commands, StatusBoard};
@@ -73,9 +73,6 @@ pub enum StartError {
     /// The admin address cannot be used, mostly as it is taken: its key, and what to write.
     #[error("{0}")]
     Admin(Problem),
-    /// The history of generations cannot be kept.
-    #[error(transparent)]
-    History(#[from] HistoryError),
     /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -150,7 +147,10 @@ impl Daemon {
         let ways = admin::Ways { commands, reloads };
         let server = tokio::spawn(admin::serve(listener, shown, ways, shutdown.clone()));
 
-        let history = History::open(&settings.reload.history_dir)?;
+        let history = History::open(&settings.reload.history_dir).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            History::default()
+        });
         let numbers: BTreeMap<String, u64> = pipelines
             .iter_mut()
             .map(|prepared| (prepared.pipeline.name.clone(), reload::begin(&history, prepared, &runtime)))

@@ -67,7 +67,7 @@ fn again(
     let mut before = prepared.clone();
     before.transforms.clear();
     for (step, plugin) in before.pipeline.steps.iter().zip(&last.plugins) {
-        let path = history.artifact(&plugin.digest);
+        let path = history.artifact(&plugin.digest).ok_or("its artifact was not kept")?;
         let loaded = WasmTransform::load(runtime, &step.plugin, &path, &step.config, &step.grants, step.limits);
         let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
         before.transforms.push(Arc::new(loaded));
