@@ -75,7 +75,7 @@ async fn server() -> Server {
 fn reloaded(request: &ReloadRequest) -> ReloadAnswer {
     let name = request.what.clone().unwrap_or_default();
     let pipeline = PipelineReload { unchanged: !request.force, ..PipelineReload::of(&name, 7, Vec::new()) };
-    ReloadAnswer { pipelines: vec![pipeline], settles_in_ms: 30_000 }
+    ReloadAnswer { pipelines: vec![pipeline], settles_in_ms: 30_000, notes: Vec::new() }
 }
 
 #[tokio::test]

@@ -10,12 +10,15 @@ use crate::pipeline::shadow::Differences;
 use crate::status::reloads::{GenerationStatus, PipelineReload, ReloadRequest, Stage};
 
 const AFTER_HELP: &str = "\
-The project's files are read anew, whole. What has changed of a pipeline's steps (artifacts, configuration, grants,
-limits) goes live at the edge of a batch, without a rebalance, once it is compiled, asks for no more than it is granted,
-passes its own cases and answers a call. What does not leaves the old version running: exit code 1, and why.
+The project's files are read anew, whole. What has changed of a pipeline's steps (artifacts,
+configuration, grants, limits) goes live at the edge of a batch, without a rebalance, once it is
+compiled, asks for no more than it is granted, passes its own cases and answers a call. What does
+not leaves the old version running: exit code 1, and why.
 
-For `reload: settle:` (30 s) a new generation is held against the one before it on the same records. Where it fails on
-what that handled, or takes half as much CPU time again, the one before is live again by itself.
+For `reload: settle:` (30 s) a new generation is held against the one before it on the same
+records. Where it fails on what that handled, or takes half as much CPU time again, the one before
+is live again by itself. Nothing settles without a record. What is slower or stricter on purpose
+goes live with --trust.
 
   pelton reload                  all that has changed, of the project here
   pelton reload shop-orders shop only pipelines with this plugin, of the project in shop/
@@ -24,7 +27,8 @@ what that handled, or takes half as much CPU time again, the one before is live 
   pelton rollback orders         the one before is live again
   pelton generations orders      which there were, and what became of them
 
-A daemon does the same by itself when a file changes, unless pelton.yaml says `reload: { watch: false }`.";
+A daemon does the same by itself when a file changes, unless pelton.yaml says
+`reload: { watch: false }`. Each daemon of a group is told on its own.";
 
 /// Take over plugins and steps that have changed, while records flow
 #[derive(Debug, clap::Args)]
@@ -37,6 +41,9 @@ pub(super) struct ReloadArgs {
     /// Even a version that was rolled back before
     #[arg(long)]
     force: bool,
+    /// Do not hold it against the one before: it is slower or stricter on purpose
+    #[arg(long)]
+    trust: bool,
     /// First let it run beside the live one over so many records, and tell what it would make otherwise
     #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     shadow: Option<u64>,
@@ -73,7 +80,13 @@ pub(super) fn reload(mut args: ReloadArgs) -> Outcome {
         args.what = None;
     }
     let again = args.daemon.again();
-    let request = ReloadRequest { what: args.what, force: args.force, shadow: args.shadow, dry_run: args.dry_run };
+    let request = ReloadRequest {
+        what: args.what,
+        force: args.force,
+        trust: args.trust,
+        shadow: args.shadow,
+        dry_run: args.dry_run,
+    };
     let client = args.daemon.client()?;
     let answer = client.reload(&request).map_err(failure)?;
     let mut is_well = answer.pipelines.iter().all(|pipeline| pipeline.refused.is_empty());
@@ -81,6 +94,7 @@ pub(super) fn reload(mut args: ReloadArgs) -> Outcome {
         say_json(&answer)?;
     } else if !args.json {
         answer.pipelines.iter().for_each(show);
+        answer.notes.iter().flat_map(|note| note.lines()).for_each(|line| note(plain(line)));
     }
     let live: Vec<&PipelineReload> = answer.pipelines.iter().filter(|pipeline| went_live(pipeline)).collect();
     if live.is_empty() {
@@ -89,11 +103,14 @@ pub(super) fn reload(mut args: ReloadArgs) -> Outcome {
         }
         return Ok(if is_well { Exit::Success } else { Exit::Failed });
     }
-    if !args.wait {
+    if !args.wait && !args.trust {
         let seconds = answer.settles_in_ms.div_ceil(1000);
         note(format_args!(
             "held against the generation before for {seconds} s: `pelton status{again}` shows how it does"
         ));
+        return Ok(if is_well { Exit::Success } else { Exit::Failed });
+    }
+    if !args.wait {
         return Ok(if is_well { Exit::Success } else { Exit::Failed });
     }
     let ended = until_settled(&client, &live)?;
@@ -121,7 +138,10 @@ pub(super) fn rollback(args: Args) -> Outcome {
         say_json(&serde_json::json!({ "pipeline": answer.pipeline, "live": answer.live, "rolled_back": gone }))?;
         return Ok(Exit::Success);
     }
-    say(format_args!("{}: generation {} is live again", answer.pipeline, answer.live));
+    say(format_args!("{}: generation {} is live again, in this daemon", answer.pipeline, answer.live));
+    note(
+        "the files hold the other version still; other daemons of the group go on with theirs until they are told too",
+    );
     gone.into_iter().for_each(handled);
     Ok(Exit::Success)
 }
@@ -223,6 +243,10 @@ fn until_settled(client: &AdminClient, live: &[&PipelineReload]) -> Result<Vec<(
                 ended.push((pipeline.pipeline.clone(), generation));
                 break;
             }
+            note(format_args!(
+                "{}: generation {} has not settled yet: without a record nothing does",
+                pipeline.pipeline, pipeline.live
+            ));
         }
     }
     Ok(ended)

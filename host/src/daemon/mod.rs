@@ -25,7 +25,7 @@ use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, P
 use crate::pipeline::compute::Compute;
 use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
-use crate::reload::{self, History, Reloader};
+use crate::reload::{self, Beginning, History, Reloader};
 use crate::startup::{self, PreparedPipeline, Services};
 use crate::status::reloads::Reloads;
 use crate::status::{Commands, StatusBoard};
@@ -151,10 +151,11 @@ impl Daemon {
             tracing::warn!("{error}");
             History::default()
         });
-        let numbers: BTreeMap<String, u64> = pipelines
+        let beginnings: BTreeMap<String, Beginning> = pipelines
             .iter_mut()
             .map(|prepared| (prepared.pipeline.name.clone(), reload::begin(&history, prepared, &runtime)))
             .collect();
+        let numbers = beginnings.iter().map(|(name, beginning)| (name.clone(), beginning.number)).collect();
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         let connecting = async {
             let deadline = Instant::now() + settings.startup_wait;
@@ -181,6 +182,7 @@ impl Daemon {
             environment: Arc::new(ProcessEnvironment),
             runtime,
             pipelines: pipelines.into_iter().zip(lines).collect(),
+            beginnings,
             fit: Arc::new(connect::fit),
             history,
             board: board.clone(),

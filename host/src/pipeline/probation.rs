@@ -116,6 +116,12 @@ impl Probation {
         self.before.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Records that the new one has handled since.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.seen().records
+    }
+
     /// Whether it goes on.
     #[must_use]
     pub fn is_open(&self) -> bool {

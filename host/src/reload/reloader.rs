@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::candidate::{self, Anew, Stages};
 use super::history::History;
-use super::watch::Watch;
+use super::start::Beginning;
+use super::watch::{self, Watch};
 use crate::clock::Clock;
 use crate::config::{Environment, Pipeline, Poison, Problem, Settings};
 use crate::pipeline::Transform as _;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub runtime: Arc<Runtime>,
     /// The pipelines that run.
     pub pipelines: Vec<(PreparedPipeline, Arc<Line>)>,
+    /// What they begin with.
+    pub beginnings: BTreeMap<String, Beginning>,
     /// Makes generations.
     pub fit: Fit,
     /// What was before.
@@ -116,8 +119,13 @@ impl Reloader {
             } else {
                 reloader.tell(&name);
             }
+            if let Some(caution) = reloader.parts.beginnings.get(&name).and_then(|beginning| beginning.caution.as_ref())
+            {
+                reloader.parts.board.note_refused(&name, caution);
+            }
         }
-        reloader.watch.take(reloader.files());
+        let look = watch::look(reloader.files());
+        reloader.watch.take(look);
         reloader
     }
 
@@ -175,12 +183,15 @@ impl Reloader {
             let artifacts = pipeline.steps.iter().map(|step| step.artifact.clone());
             artifacts.chain([self.parts.dir.join(&pipeline.file)]).collect::<Vec<_>>()
         };
-        pipelines.flat_map(of).collect()
+        // Those of pipelines that do not run yet too: a mistake in one of them is a reason why nothing is reloaded.
+        let others = std::fs::read_dir(self.parts.dir.join("pipelines")).into_iter().flatten().flatten();
+        pipelines.flat_map(of).chain(others.map(|entry| entry.path())).collect()
     }
 
     // ------------------------------------------------------------------------------------------------------ the way in
 
     async fn reload(&mut self, request: &ReloadRequest, trigger: &str) -> ReloadAnswer {
+        let look = watch::look(self.files());
         let (dir, environment) = (self.parts.dir.clone(), Arc::clone(&self.parts.environment));
         let runtime = Arc::clone(&self.parts.runtime);
         let read = tokio::task::spawn_blocking(move || candidate::read(&dir, &*environment, &runtime)).await;
@@ -196,6 +207,7 @@ impl Reloader {
         };
         match read {
             Ok(Ok(mut anew)) => {
+                answer.notes = self.notes(&anew);
                 for name in names {
                     let prepared = anew.pipelines.remove(&name);
                     answer.pipelines.push(self.one(&name, prepared, &anew, (request, trigger)).await);
@@ -214,10 +226,19 @@ impl Reloader {
                 }
             }
         }
-        // What was read now is what is watched from now on.
-        let files = self.files();
-        self.watch.take(files);
+        self.watch.take(look);
         answer
+    }
+
+    /// What is to be known of files that were read anew, beside what becomes of the steps.
+    fn notes(&self, anew: &Anew) -> Vec<String> {
+        let mut notes: Vec<String> = anew.warnings.iter().map(ToString::to_string).collect();
+        if anew.project.settings != self.parts.settings {
+            notes.push("pelton.yaml has changed: a restart takes it over".to_owned());
+        }
+        let others = anew.pipelines.keys().filter(|name| !self.running.contains_key(*name));
+        notes.extend(others.map(|name| format!("pipeline {name} does not run: a restart takes it in")));
+        notes
     }
 
     /// Takes one pipeline through the stages.
@@ -236,6 +257,7 @@ impl Reloader {
         let running = &self.running[name];
         if is_same(&prepared, &running.prepared) {
             let live = running.line.live.get().number;
+            self.parts.board.forget_refused(name);
             return PipelineReload { unchanged: true, ..PipelineReload::of(name, live, Vec::new()) };
         }
         if let Some(what) = beyond_steps(&prepared.pipeline, &running.prepared.pipeline) {
@@ -246,7 +268,7 @@ impl Reloader {
         let version = self.status(0, &prepared, Stage::Live, trigger);
         let digests: Vec<String> = version.plugins.iter().map(|plugin| plugin.digest.clone()).collect();
         if let Some(last) = self.parts.history.rolled_back(name, &digests, &version.configuration)
-            && !request.force
+            && !(request.force || request.trust)
         {
             let cause = last.cause.clone().unwrap_or_default();
             let command = self.parts.board.command("reload --force", name);
@@ -294,7 +316,7 @@ impl Reloader {
         };
         if !request.dry_run {
             stages.reach(Stage::Live, "");
-            self.go_live(name, generation, prepared, (trigger, differences.clone()));
+            self.go_live(name, generation, prepared, (request.trust, trigger, differences.clone()));
         }
         let live = self.running[name].line.live.get().number;
         PipelineReload { differences, ..PipelineReload::of(name, live, stages.into_reached()) }
@@ -335,31 +357,40 @@ impl Reloader {
         name: &str,
         generation: Generation,
         prepared: PreparedPipeline,
-        (trigger, rehearsed): (&str, Option<Differences>),
+        (trust, trigger, rehearsed): (bool, &str, Option<Differences>),
     ) {
         let status = GenerationStatus {
             rehearsed: rehearsed.map(Differences::without_values),
-            ..self.status(generation.number, &prepared, Stage::Live, trigger)
+            ..self.status(generation.number, &prepared, if trust { Stage::Settled } else { Stage::Live }, trigger)
         };
+        let now_ms = self.parts.clock.now_ms();
         let running = self.running.get_mut(name).expect("it runs");
         let before = running.line.live.get();
         // Two generations back is one too many.
         before.probation.iter().for_each(Probation::forget);
         let rules =
             if prepared.pipeline.errors.poison == Poison::Stop { Rules::default().strict() } else { Rules::default() };
-        let generation = Arc::new(generation.on(Probation::after(Arc::clone(&before), rules)));
+        let probation = Probation::after(Arc::clone(&before), rules);
+        if trust {
+            probation.close();
+        }
+        let generation = Arc::new(generation.on(probation));
         let kept = Before {
             generation: before,
             prepared: std::mem::replace(&mut running.prepared, prepared),
             status: std::mem::replace(&mut running.status, status),
         };
+        let replaced = GenerationStatus { stage: Stage::Replaced, at_ms: now_ms, ..kept.status.clone() };
         running.before = Some(Box::new(kept));
         running.generation = Arc::clone(&generation);
         self.keep_artifacts(name);
         // It is known before it writes.
+        self.note(name, replaced);
         self.tell(name);
         self.running[name].line.live.put(Arc::clone(&generation));
-        self.watch_over(name, generation);
+        if !trust {
+            self.watch_over(name, generation);
+        }
     }
 
     /// Waits for the end of a probation beside the loop.
@@ -368,7 +399,14 @@ impl Reloader {
         self.probations.spawn(async move {
             let number = generation.number;
             let Some(probation) = &generation.probation else { return Ended { pipeline, number, breach: None } };
-            let breach = tokio::time::timeout(settle, probation.breached()).await.ok();
+            let breach = loop {
+                match tokio::time::timeout(settle, probation.breached()).await {
+                    Ok(cause) => break Some(cause),
+                    // Nothing settles without a record.
+                    Err(_) if probation.records() == 0 && probation.is_open() => {}
+                    Err(_) => break None,
+                }
+            };
             probation.close();
             Ended { pipeline, number, breach }
         });
@@ -384,7 +422,7 @@ impl Reloader {
             );
         }
         self.count(name, "refused");
-        self.parts.board.note_refused(name, &causes.join("; "));
+        self.parts.board.note_refused(name, &causes.join("; ").replace("\n    ", "; "));
         let live = self.running[name].line.live.get().number;
         PipelineReload { refused: causes, ..PipelineReload::of(name, live, stages.into_reached()) }
     }
@@ -440,7 +478,7 @@ impl Reloader {
         running.status.at_ms = now_ms + 1;
         running.status.stage = Stage::Settled;
         "rollback".clone_into(&mut running.status.trigger);
-        tracing::error!(
+        tracing::warn!(
             pipeline = name,
             generation = gone.number,
             live = generation.number,

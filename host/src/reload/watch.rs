@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// How files look: none for one that is not there.
-type Look = BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>;
+pub(super) type Look = BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>;
 
 /// Watches files.
 #[derive(Debug, Default)]
@@ -21,10 +21,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks at these files, and takes them as they are.
-    pub(super) fn take(&mut self, files: impl IntoIterator<Item = PathBuf>) {
-        self.taken = look(files);
-        self.last = self.taken.clone();
+    /// Takes files as they looked before they were read: what is written meanwhile is another change.
+    pub(super) fn take(&mut self, look: Look) {
+        self.last.clone_from(&look);
+        self.taken = look;
     }
 
     /// Looks at these files: whether they are other than when they were taken, and nobody writes to them any more. They
@@ -41,7 +41,8 @@ impl Watch {
     }
 }
 
-fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
+/// How files look now.
+pub(super) fn look(files: impl IntoIterator<Item = PathBuf>) -> Look {
     let of = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
@@ -60,7 +61,7 @@ mod tests {
         let files = || [file.clone(), dir.path().join("not there")];
         std::fs::write(&file, "one").expect("written");
         let mut watch = Watch::default();
-        watch.take(files());
+        watch.take(look(files()));
         assert!(!watch.has_changed(files()));
         std::fs::write(&file, "two, half").expect("written");
         assert!(!watch.has_changed(files()), "it may still be written to");
@@ -68,6 +69,11 @@ mod tests {
         assert!(!watch.has_changed(files()));
         assert!(watch.has_changed(files()));
         assert!(!watch.has_changed(files()), "once");
+        let before = look(files());
+        std::fs::write(&file, "three, while two is read").expect("written");
+        watch.take(before);
+        assert!(!watch.has_changed(files()));
+        assert!(watch.has_changed(files()), "what is written while it is read is not lost");
         std::fs::remove_file(&file).expect("removed");
         assert!(!watch.has_changed(files()));
         assert!(watch.has_changed(files()));

@@ -32,6 +32,8 @@ pub enum Stage {
     Live,
     /// It has done as well as the one before for long enough.
     Settled,
+    /// Another has taken its place.
+    Replaced,
     /// It has not: the one before is live again.
     RolledBack,
     /// It never went live.
@@ -49,6 +51,7 @@ impl std::fmt::Display for Stage {
             Self::Shadowed => "shadow",
             Self::Live => "live",
             Self::Settled => "settled",
+            Self::Replaced => "replaced",
             Self::RolledBack => "rolled back",
             Self::Refused => "refused",
         })
@@ -137,6 +140,9 @@ pub struct ReloadAnswer {
     pub pipelines: Vec<PipelineReload>,
     /// How long a generation that went live is watched, milliseconds.
     pub settles_in_ms: u64,
+    /// What else is to be known of the files: warnings, and what only a restart takes over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What somebody asks for.
@@ -147,6 +153,8 @@ pub struct ReloadRequest {
     pub what: Option<String>,
     /// Even a version that was rolled back before.
     pub force: bool,
+    /// Without being held against the one before: it is slower or stricter on purpose.
+    pub trust: bool,
     /// Rehearse it beside the live one over so many records first.
     pub shadow: Option<u64>,
     /// Stop before it goes live.
@@ -157,7 +165,7 @@ pub struct ReloadRequest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {
     /// Nothing has such a name.
-    #[error("there is no pipeline and no plugin `{name}`; there is {known}")]
+    #[error("nothing here is called `{name}`; there is {known}")]
     Unknown {
         /// What was asked for.
         name: String,
