@@ -16,8 +16,8 @@ compiled, asks for no more than it is granted, passes its own cases and answers 
 not leaves the old version running: exit code 1, and why.
 
 For `reload: settle:` (30 s) a new generation is held against the one before it on the same
-records. Where it fails on what that handled, or takes half as much CPU time again, the one before
-is live again by itself. Nothing settles without a record. What is slower or stricter on purpose
+records. Where it fails on what that handled, or takes 1.6 times the CPU time, the one before is
+live again by itself. Nothing settles without a record. What is slower or stricter on purpose
 goes live with --trust.
 
   pelton reload                  all that has changed, of the project here
