@@ -348,14 +348,46 @@ fn check(dir: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+fn empty_project(dir: &Path, settings: &str) {
+    for folder in ["pipelines", "plugins"] {
+        std::fs::create_dir(dir.join(folder)).unwrap();
+    }
+    std::fs::write(dir.join("pelton.yaml"), settings).unwrap();
+}
+
+#[test]
+fn a_replay_asks_again_only_where_it_is_told_to_and_never_for_the_live_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let project = dir.path();
+    // Nobody listens there: what gets past the question of the answers ends as unreachable.
+    empty_project(project, "kafka: { brokers: 127.0.0.1:1 }\nsqlite: tables.db\nstartup_wait: 1 s\n");
+    std::fs::write(project.join("plugins/geo.wasm"), component("reaches_out")).unwrap();
+    let pipeline = "source: { kafka: { topics: [visits] } }\nsteps:\n  - plugin: geo\n    grants: [http: { hosts: [a.example] }]\n\
+                    outputs:\n  default:\n    sqlite:\n      table: places\n      create: { columns: { ip: text }, key: [ip] }\n      tombstones: reject\n";
+    std::fs::write(project.join("pipelines/visits.yaml"), pipeline).unwrap();
+    let replay = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_pelton"))
+            .args(["replay", "visits", "--from", "earliest"])
+            .args(more)
+            .current_dir(project)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for arguments in [&[][..], &["--ask-again"], &["--into", "others"]] {
+        let (code, said) = replay(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains("the plugin geo asks others over HTTP") && said.contains("--ask-again"), "{said}");
+    }
+    let (code, said) = replay(&["--into", "others", "--ask-again"]);
+    assert!(code != Some(2) && !said.contains("asks others"), "{code:?}: {said}");
+}
+
 #[test]
 fn an_upgrade_that_asks_for_more_is_refused_until_that_is_granted() {
     let dir = tempfile::tempdir().unwrap();
     let project = dir.path();
-    for folder in ["pipelines", "plugins"] {
-        std::fs::create_dir(project.join(folder)).unwrap();
-    }
-    std::fs::write(project.join("pelton.yaml"), "kafka: { brokers: 127.0.0.1:9092 }\n").unwrap();
+    empty_project(project, "kafka: { brokers: 127.0.0.1:9092 }\n");
     let pipeline = |grants: &str| {
         let text = format!(
             "source: {{ kafka: {{ topics: [visits] }}, format: bytes }}\nsteps:\n  - plugin: geo\n{grants}outputs:\n  default: {{ kafka: {{ topic: places }} }}\n"

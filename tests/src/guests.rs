@@ -15,7 +15,7 @@ pub fn component(guest: &str) -> Vec<u8> {
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{guest}: {error}"));
     let mut resolve = wit_parser::Resolve::default();
     let (package, _) = resolve.push_path(repository().join("wit")).expect("the interface");
-    let world = resolve.select_world(&[package], Some("transform")).expect("the world");
+    let world = resolve.select_world(&[package], Some("transform-with-http")).expect("the world");
     wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8, false)
         .expect("a module takes metadata");
     wit_component::ComponentEncoder::default()

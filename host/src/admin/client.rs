@@ -113,7 +113,8 @@ impl AdminClient {
     pub fn confirm_project(&self) -> Result<(), ClientError> {
         let Some(wanted) = &self.project else { return Ok(()) };
         match self.status()?.project {
-            Some(runs) if runs != *wanted => {
+            // A directory that is not there is one inside of a container.
+            Some(runs) if runs != *wanted && Path::new(&runs).is_dir() => {
                 Err(ClientError::OtherProject { address: self.address, runs, wanted: wanted.clone() })
             }
             _ => Ok(()),

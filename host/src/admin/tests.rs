@@ -73,21 +73,16 @@ async fn server() -> Server {
 }
 
 fn reloaded(request: &ReloadRequest) -> ReloadAnswer {
-    let pipeline = PipelineReload {
-        pipeline: request.what.clone().unwrap_or_default(),
-        live: 7,
-        unchanged: !request.force,
-        stages: Vec::new(),
-        refused: Vec::new(),
-    };
-    ReloadAnswer { pipelines: vec![pipeline], settles_in_ms: 30_000 }
+    let name = request.what.clone().unwrap_or_default();
+    let pipeline = PipelineReload { unchanged: !request.force, ..PipelineReload::of(&name, 7, Vec::new()) };
+    ReloadAnswer { pipelines: vec![pipeline], settles_in_ms: 30_000, notes: Vec::new() }
 }
 
 #[tokio::test]
 async fn a_reload_is_told_and_what_cannot_be_is_refused_in_words() {
     let server = server().await;
     let client = server.client.clone();
-    let request = ReloadRequest { what: Some("orders".to_owned()), force: true };
+    let request = ReloadRequest { what: Some("orders".to_owned()), force: true, ..ReloadRequest::default() };
     let (answer, rollback, generations) =
         spawn_blocking(move || (client.reload(&request), client.rollback("orders"), client.generations("odrers")))
             .await

@@ -91,7 +91,7 @@ impl Project {
 }
 
 /// What all pipelines share: `pelton.yaml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `kafka:`
     pub kafka: Option<KafkaConnection>,
@@ -140,7 +140,7 @@ pub struct LogSettings {
 }
 
 /// `kafka:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaConnection {
     /// `brokers`, comma-separated.
     pub brokers: String,
@@ -149,7 +149,7 @@ pub struct KafkaConnection {
 }
 
 /// `cassandra:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CassandraConnection {
     /// `contact_points`: host or host:port.
     pub contact_points: Vec<String>,

@@ -109,6 +109,10 @@ fn process(table: &mut Table<'_>, settings: &mut Settings, dir: &Path) {
     {
         settings.cache_dir = path;
     }
+    // Beside the cache, wherever that may be.
+    if let Some(beside) = settings.cache_dir.parent() {
+        settings.reload.history_dir = beside.join("history");
+    }
     if let Some(path) =
         table.optional("spill_dir", |value| path_within(value, dir, "a directory, like `.pelton/spill`"))
     {

@@ -25,7 +25,7 @@ use crate::config::{ConfigErrors, Environment, LogSettings, Pipeline, Problem, P
 use crate::pipeline::compute::Compute;
 use crate::pipeline::tap::Taps;
 use crate::plugin::RuntimeError;
-use crate::reload::{self, History, HistoryError, Reloader};
+use crate::reload::{self, Beginning, History, Reloader};
 use crate::startup::{self, PreparedPipeline, Services};
 use crate::status::reloads::Reloads;
 use crate::status::{Commands, StatusBoard};
@@ -73,9 +73,6 @@ pub enum StartError {
     /// The admin address cannot be used, mostly as it is taken: its key, and what to write.
     #[error("{0}")]
     Admin(Problem),
-    /// The history of generations cannot be kept.
-    #[error(transparent)]
-    History(#[from] HistoryError),
     /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -150,11 +147,15 @@ impl Daemon {
         let ways = admin::Ways { commands, reloads };
         let server = tokio::spawn(admin::serve(listener, shown, ways, shutdown.clone()));
 
-        let history = History::open(&settings.reload.history_dir)?;
-        let numbers: BTreeMap<String, u64> = pipelines
+        let history = History::open(&settings.reload.history_dir).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            History::default()
+        });
+        let beginnings: BTreeMap<String, Beginning> = pipelines
             .iter_mut()
             .map(|prepared| (prepared.pipeline.name.clone(), reload::begin(&history, prepared, &runtime)))
             .collect();
+        let numbers = beginnings.iter().map(|(name, beginning)| (name.clone(), beginning.number)).collect();
         let compute = Compute::start(compute_threads()).map_err(StartError::Threads)?;
         let connecting = async {
             let deadline = Instant::now() + settings.startup_wait;
@@ -181,6 +182,7 @@ impl Daemon {
             environment: Arc::new(ProcessEnvironment),
             runtime,
             pipelines: pipelines.into_iter().zip(lines).collect(),
+            beginnings,
             fit: Arc::new(connect::fit),
             history,
             board: board.clone(),

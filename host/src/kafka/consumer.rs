@@ -276,7 +276,7 @@ impl Context {
             // The next owner must not decide anew: "latest" would be later by then, and what came meanwhile lost.
             slot.keep_start(Position { next: Offset(beginning.offset), metadata: KEPT_START.to_owned() });
         }
-        tracing::info!(partition = %beginning.partition, offset = beginning.offset, generation, "partition assigned");
+        tracing::info!(partition = %beginning.partition, offset = beginning.offset, assignment = generation, "partition assigned");
         let assignment = Assignment {
             partition: beginning.partition,
             generation,

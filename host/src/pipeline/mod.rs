@@ -29,6 +29,7 @@ pub mod redrive;
 pub mod replay;
 pub mod seams;
 pub mod seek;
+pub mod shadow;
 pub mod shared;
 #[cfg(test)]
 mod simulation;

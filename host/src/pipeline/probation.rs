@@ -21,9 +21,11 @@ const COLD: u64 = 2;
 /// After so many parts, one of [`COST_EVERY`] is looked at.
 const COST_ALWAYS: u64 = 16;
 const COST_EVERY: u64 = 8;
-/// The cost of fewer parts, or of less CPU time of the one before, says nothing.
+/// The cost of fewer parts says nothing: of those that take a millisecond and more, and of those that take less, whose time
+/// is the wall's and jumps.
 const COSTS_MIN: usize = 6;
-const COST_NS_MIN: u64 = 2_000_000;
+const SMALL_COSTS_MIN: usize = 32;
+const SMALL_NS: u64 = 1_000_000;
 
 /// When a generation is not good enough.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,7 +50,7 @@ impl Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { traps: 3, failures: 10, failures_share: 0.05, cpu: 1.5 }
+        Self { traps: 3, failures: 10, failures_share: 0.05, cpu: 1.6 }
     }
 }
 
@@ -120,6 +122,12 @@ impl Probation {
     #[must_use]
     pub fn before(&self) -> Option<Arc<Generation>> {
         self.before.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that the new one has handled since.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.seen().records
     }
 
     /// Whether it goes on.
@@ -215,16 +223,19 @@ impl Seen {
         self.costs_too_much(rules.cpu)
     }
 
-    /// The sum has to say so, and most of the parts: one that was disturbed says nothing.
+    /// The part in the middle decides: a few that were disturbed say nothing.
     fn costs_too_much(&self, factor: f64) -> Option<String> {
-        let (now, before) = self.costs.iter().fold((0, 0), |(now, before), cost| (now + cost.0, before + cost.1));
-        if self.costs.len() < COSTS_MIN || before < COST_NS_MIN {
+        let is_small = |cost: &&(u64, u64)| cost.1 < SMALL_NS;
+        let smalls = self.costs.iter().filter(is_small).count();
+        let needed = if smalls * 2 > self.costs.len() { SMALL_COSTS_MIN } else { COSTS_MIN };
+        if self.costs.len() < needed {
             return None;
         }
-        let dear = self.costs.iter().filter(|(now, before)| *now as f64 > *before as f64 * factor).count();
-        let ratio = now as f64 / before as f64;
-        let parts = self.costs.len();
-        (ratio > factor && dear * 3 > parts * 2).then(|| {
+        let mut ratios: Vec<f64> =
+            self.costs.iter().map(|(now, before)| *now as f64 / (*before).max(1) as f64).collect();
+        ratios.sort_by(f64::total_cmp);
+        let (ratio, parts) = (ratios.get(ratios.len() / 2)?, ratios.len());
+        (*ratio > factor).then(|| {
             format!(
                 "it takes {ratio:.1} times the CPU time of the generation before on the same records ({parts} batches)"
             )
@@ -284,6 +295,7 @@ mod tests {
         assert!(twice.contains("2.0 times the CPU time"), "{twice}");
         let disturbed = [&[(100_000_000, 1_000_000)][..], &[(1_000_000, 1_000_000); 20]].concat();
         assert_eq!(look(Rules::default(), &parts(&disturbed)), None);
-        assert_eq!(look(Rules::default(), &parts(&[(2_000, 1_000); 20])), None, "too little to say anything");
+        assert_eq!(look(Rules::default(), &parts(&[(2_000, 1_000); 31])), None, "too little to say anything");
+        assert!(look(Rules::default(), &parts(&[(2_000, 1_000); 32])).is_some());
     }
 }

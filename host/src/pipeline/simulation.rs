@@ -17,7 +17,7 @@ use super::compute::Compute;
 use super::excess::Excess;
 use super::gate::Gate;
 use super::generation::{Generation, Live, Outlet, Spec};
-use super::line::{Line, LineOutput};
+use super::line::{Line, LineOutput, Rehearsal};
 use super::meters::Meters;
 use super::tap::Tap;
 use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, TrapKind};
@@ -133,6 +133,7 @@ impl World {
             topics: vec![TOPIC.into()],
             live: Live::begin(generation),
             tap: Tap::default(),
+            rehearsal: Rehearsal::default(),
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
             dead_letters: Arc::new(self.letters.clone()),
             compute,

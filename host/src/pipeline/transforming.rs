@@ -124,6 +124,7 @@ impl Transforming {
             let flow = match self.process(work, &part).await? {
                 Ok(processed) => {
                     self.shared.goes_on();
+                    self.rehearse(work, &part, &processed).await;
                     let needed = Excess::needed(read_bytes(&stamped, &part), &processed.sink_batches);
                     match self.line.excess.try_take(needed, room.take()) {
                         Some(room) => self.emit(work, part, processed, room, &mut parts).await,
@@ -403,6 +404,26 @@ impl Transforming {
         let Ok(Ok(again)) = self.process(Work { generation: &before, ..work }, &same).await else { return false };
         let cause = probation.compare(&made, &Made::of(&again, part.rows.len()));
         self.go_back(work.generation, &before, cause)
+    }
+
+    /// Lets a candidate run the same part, where one is rehearsed. What it says goes nowhere but into the report.
+    async fn rehearse(&self, work: Work<'_>, part: &Part, live: &Processed) {
+        let Some(shadow) = self.line.rehearsal.get() else { return };
+        let same = Part { run: Run::default(), ..part.clone() };
+        let candidate = Work { generation: shadow.candidate(), ..work };
+        let records = part.rows.len();
+        match self.process(candidate, &same).await {
+            Ok(Ok(processed)) => shadow.compare(&work.stamped.source, records, live, &processed),
+            // It trapped over several records: all of them count as failed, since nobody cuts for a rehearsal.
+            Ok(Err(halt)) => {
+                let mut none = Processed::empty();
+                let failure = RecordFailure::new("rehearsal", "halted", &halt.cause);
+                let origins = part.rows.clone().map(|row| work.stamped.source.origins[row]);
+                none.failures = origins.map(|origin| (origin, failure.clone())).collect();
+                shadow.compare(&work.stamped.source, records, live, &none);
+            }
+            Err(_) => {}
+        }
     }
 
     fn go_back(&self, from: &Arc<Generation>, to: &Arc<Generation>, cause: Option<String>) -> bool {

@@ -6,17 +6,19 @@ wasmtime::component::bindgen!({
     path: "../wit",
     world: "transform",
     ownership: Borrowing { duplicate_if_necessary: false },
-    imports: { "pelton:plugin/http": async | trappable, default: trappable },
+    imports: { default: trappable },
 });
 
-pub use pelton::plugin::{clock, config, http, log, metrics, random, types};
+pub use pelton::plugin::{clock, config, log, metrics, random, types};
+pub use waiting::pelton::plugin::http;
 
-/// The same world, for a guest that may wait: its exports are called so that it can leave its thread.
+/// The world with `http`, for a guest that may wait: its exports are called so that it can leave its thread.
 pub mod waiting {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "transform",
+        world: "transform-with-http",
         ownership: Borrowing { duplicate_if_necessary: false },
+        imports: { "pelton:plugin/http": async | trappable, default: trappable },
         exports: { default: async },
         with: {
             "pelton:plugin/types": super::types,
@@ -25,7 +27,6 @@ pub mod waiting {
             "pelton:plugin/config": super::config,
             "pelton:plugin/clock": super::clock,
             "pelton:plugin/random": super::random,
-            "pelton:plugin/http": super::http,
         },
     });
 }

@@ -56,13 +56,13 @@ pub(super) enum Pre {
     /// Its calls begin and end on one thread.
     Plain(TransformPre<State>),
     /// Its calls may leave their thread.
-    Waiting(waiting::TransformPre<State>),
+    Waiting(waiting::TransformWithHttpPre<State>),
 }
 
 /// An instantiated one.
 enum Guest {
     Plain(Transform),
-    Waiting(waiting::Transform),
+    Waiting(waiting::TransformWithHttp),
 }
 
 impl Pre {

@@ -315,7 +315,7 @@ fn plan(
     let linked = linked.instantiate_pre(&component).map_err(interface)?;
     let outgoing = imports(Capability::Http) && grants.contains(Capability::Http);
     let pre = match outgoing {
-        true => Pre::Waiting(waiting::TransformPre::new(linked).map_err(interface)?),
+        true => Pre::Waiting(waiting::TransformWithHttpPre::new(linked).map_err(interface)?),
         false => Pre::Plain(TransformPre::new(linked).map_err(interface)?),
     };
     let outgoing: Option<Arc<dyn Outgoing>> = match &grants.http {

@@ -14,12 +14,14 @@ use crate::startup::{self, PreparedPipeline};
 use crate::status::reloads::{Reached, Stage};
 
 /// Difference lines of a case that a refusal repeats.
-const DIFFERENCES_TOLD: usize = 3;
+const DIFFERENCES_TOLD: usize = 4;
 
 /// A project, read anew, with all its plugins loaded.
 pub(super) struct Anew {
     pub(super) project: Project,
     pub(super) pipelines: BTreeMap<String, PreparedPipeline>,
+    /// What does not keep it from going live, and should be known.
+    pub(super) warnings: Vec<Problem>,
     /// The stages until here.
     pub(super) stages: Vec<Reached>,
 }
@@ -64,7 +66,8 @@ pub(super) fn read(
     }
     stages.reach(Stage::Compiled, "");
     let mut examined = startup::examine(&reading, runtime);
-    let errors: Vec<Problem> = examined.problems.iter().filter(|problem| problem.is_error()).cloned().collect();
+    let problems = std::mem::take(&mut examined.problems);
+    let (errors, warnings): (Vec<Problem>, Vec<Problem>) = problems.into_iter().partition(Problem::is_error);
     if !errors.is_empty() {
         return Err((errors, stages.into_reached()));
     }
@@ -79,7 +82,7 @@ pub(super) fn read(
     });
     let pipelines = pipelines.collect();
     stages.reach(Stage::Linked, "");
-    Ok(Anew { project, pipelines, stages: stages.into_reached() })
+    Ok(Anew { project, pipelines, warnings, stages: stages.into_reached() })
 }
 
 /// Runs the cases of the plugins that lie beside them, and calls each plugin once.
@@ -121,7 +124,8 @@ fn run_cases(artifact: &Path, runtime: &Arc<Runtime>) -> Result<usize, String> {
     let reports = cases::run_all(runtime, dir, artifact, |_| true, false).map_err(|error| error.to_string())?;
     let failed: Vec<_> = reports.iter().filter(|report| !report.passed).collect();
     let Some(first) = failed.first() else { return Ok(reports.len()) };
-    let differences = first.problems.iter().flat_map(cases::Problem::lines).take(DIFFERENCES_TOLD);
+    let lines = first.problems.iter().flat_map(cases::Problem::lines);
+    let differences = lines.filter(|line| line.trim_start().starts_with(['-', '+'])).take(DIFFERENCES_TOLD);
     let differences: String = differences.map(|line| format!("; {}", line.trim())).collect();
     let dir = crate::shell::argument(dir);
     Err(format!(

@@ -18,15 +18,20 @@ use crate::status::reloads::{GenerationStatus, Stage};
 pub(super) const KEPT: usize = 50;
 
 /// The history of one project.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct History {
-    dir: PathBuf,
+    /// None where nothing can be kept.
+    dir: Option<PathBuf>,
     pipelines: BTreeMap<String, BTreeMap<u64, GenerationStatus>>,
 }
 
 /// The history cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("the history of generations cannot be kept in {path}: {source}; set `history_dir:` to a directory that can be written to", path = path.display())]
+#[error(
+    "the history of generations cannot be kept in {path}: {source}. After a restart nobody knows what was rolled back; set \
+     `reload: {{ history_dir: ... }}` to a directory that can be written to",
+    path = path.display()
+)]
 pub struct HistoryError {
     path: PathBuf,
     source: io::Error,
@@ -64,7 +69,7 @@ impl History {
             }
             pipelines.insert(name.to_owned(), generations);
         }
-        Ok(Self { dir: dir.to_owned(), pipelines })
+        Ok(Self { dir: Some(dir.to_owned()), pipelines })
     }
 
     /// What is remembered of a pipeline, the newest last.
@@ -115,11 +120,12 @@ impl History {
     /// # Errors
     /// Where it cannot be written.
     pub fn note(&mut self, pipeline: &str, generation: GenerationStatus) -> Result<(), HistoryError> {
-        let path = self.dir.join(format!("{pipeline}.jsonl"));
-        let failed = |source| HistoryError { path: path.clone(), source };
         let line = line_of(&generation);
         let all = self.pipelines.entry(pipeline.to_owned()).or_default();
         all.insert(generation.number, generation);
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let path = dir.join(format!("{pipeline}.jsonl"));
+        let failed = |source| HistoryError { path: path.clone(), source };
         if all.len() > KEPT {
             let live: BTreeSet<u64> = self.newest_live(pipeline).take(2).map(|generation| generation.number).collect();
             let all = self.pipelines.entry(pipeline.to_owned()).or_default();
@@ -140,10 +146,7 @@ impl History {
     /// # Errors
     /// Where it cannot be read or written.
     pub fn keep(&self, step: &Step, digest: &Digest) -> Result<(), HistoryError> {
-        let path = self.artifact(&digest.to_string());
-        if path.is_file() {
-            return Ok(());
-        }
+        let Some(path) = self.artifact(&digest.to_string()).filter(|path| !path.is_file()) else { return Ok(()) };
         let failed = |source| HistoryError { path: path.clone(), source };
         let bytes = fs::read(&step.artifact).map_err(failed)?;
         // It may have been replaced since it was loaded.
@@ -158,15 +161,16 @@ impl History {
 
     /// Where the artifact with this digest is kept.
     #[must_use]
-    pub fn artifact(&self, digest: &str) -> PathBuf {
+    pub fn artifact(&self, digest: &str) -> Option<PathBuf> {
         let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-        self.dir.join("artifacts").join(format!("{hex}.wasm"))
+        Some(self.dir.as_ref()?.join("artifacts").join(format!("{hex}.wasm")))
     }
 
     fn forget_artifacts(&self) -> io::Result<()> {
         let plugins = self.pipelines.values().flat_map(BTreeMap::values).flat_map(|generation| &generation.plugins);
-        let kept: BTreeSet<PathBuf> = plugins.map(|plugin| self.artifact(&plugin.digest)).collect();
-        for entry in fs::read_dir(self.dir.join("artifacts"))?.flatten() {
+        let kept: BTreeSet<PathBuf> = plugins.filter_map(|plugin| self.artifact(&plugin.digest)).collect();
+        let Some(dir) = &self.dir else { return Ok(()) };
+        for entry in fs::read_dir(dir.join("artifacts"))?.flatten() {
             if !kept.contains(&entry.path()) {
                 fs::remove_file(entry.path())?;
             }
@@ -205,6 +209,7 @@ mod tests {
             at_ms,
             trigger: "reload".into(),
             cause: None,
+            rehearsed: None,
             handled: Vec::new(),
         }
     }
@@ -235,7 +240,7 @@ mod tests {
     fn the_one_that_is_live_is_never_forgotten_however_many_were_rolled_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut history = History::open(dir.path()).expect("it is made");
-        fs::write(history.artifact("good"), "wasm").expect("written");
+        fs::write(history.artifact("good").expect("it is kept"), "wasm").expect("written");
         history.note("orders", generation(1, "good", Stage::Settled, 1)).expect("written");
         for number in 2..3 * KEPT as u64 {
             let at_ms = number as i64 * 10;
@@ -245,7 +250,7 @@ mod tests {
         }
         let history = History::open(dir.path()).expect("it is there");
         assert_eq!(history.last_live("orders").map(|generation| generation.number), Some(1));
-        assert!(history.artifact("good").is_file());
+        assert!(history.artifact("good").is_some_and(|artifact| artifact.is_file()));
         assert!(history.of("orders").len() <= KEPT);
     }
 
@@ -255,7 +260,7 @@ mod tests {
         let mut history = History::open(dir.path()).expect("it is made");
         for number in 1..=KEPT as u64 + 1 {
             let digest = format!("d{number}");
-            fs::write(history.artifact(&digest), "wasm").expect("written");
+            fs::write(history.artifact(&digest).expect("it is kept"), "wasm").expect("written");
             history.note("orders", generation(number, &digest, Stage::Settled, number as i64)).expect("written");
         }
         let history = History::open(dir.path()).expect("it is there");

@@ -17,4 +17,4 @@ mod watch;
 
 pub use history::{History, HistoryError};
 pub use reloader::{Fit, Parts, Reloader};
-pub use start::begin;
+pub use start::{Beginning, begin};

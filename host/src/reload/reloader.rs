@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::candidate::{self, Anew, Stages};
 use super::history::History;
+use super::start::Beginning;
 use super::watch::{self, Watch};
 use crate::clock::Clock;
 use crate::config::{Environment, Mask, Pipeline, Poison, Problem, Settings};
@@ -24,6 +25,7 @@ use crate::pipeline::gate::Gate;
 use crate::pipeline::generation::Generation;
 use crate::pipeline::line::Line;
 use crate::pipeline::probation::{Probation, Rules};
+use crate::pipeline::shadow::{Differences, Shadow};
 use crate::plugin::Runtime;
 use crate::startup::PreparedPipeline;
 use crate::status::StatusBoard;
@@ -32,6 +34,8 @@ use crate::status::reloads::{
 };
 use crate::telemetry::{Metric, Telemetry};
 
+/// How long a rehearsal waits for as many records as it is to see.
+const SHADOW_MAX: Duration = Duration::from_secs(60);
 /// How often files are looked at: one that stands still for as long is no longer written to.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,6 +54,8 @@ pub struct Parts {
     pub runtime: Arc<Runtime>,
     /// The pipelines that run.
     pub pipelines: Vec<(PreparedPipeline, Arc<Line>)>,
+    /// What they begin with.
+    pub beginnings: BTreeMap<String, Beginning>,
     /// Makes generations.
     pub fit: Fit,
     /// What was before.
@@ -116,8 +122,13 @@ impl Reloader {
             } else {
                 reloader.tell(&name);
             }
+            if let Some(caution) = reloader.parts.beginnings.get(&name).and_then(|beginning| beginning.caution.as_ref())
+            {
+                reloader.parts.board.note_refused(&name, caution);
+            }
         }
-        reloader.watch.take(reloader.files());
+        let look = watch::look(reloader.files());
+        reloader.watch.take(look);
         reloader
     }
 
@@ -175,7 +186,9 @@ impl Reloader {
             let artifacts = pipeline.steps.iter().map(|step| step.artifact.clone());
             artifacts.chain([self.parts.dir.join(&pipeline.file)]).collect::<Vec<_>>()
         };
-        pipelines.flat_map(of).collect()
+        // Those of pipelines that do not run yet too: a mistake in one of them is a reason why nothing is reloaded.
+        let others = std::fs::read_dir(self.parts.dir.join("pipelines")).into_iter().flatten().flatten();
+        pipelines.flat_map(of).chain(others.map(|entry| entry.path())).collect()
     }
 
     // ------------------------------------------------------------------------------------------------------ the way in
@@ -198,9 +211,10 @@ impl Reloader {
         };
         match read {
             Ok(Ok(mut anew)) => {
+                answer.notes = self.notes(&anew);
                 for name in names {
                     let prepared = anew.pipelines.remove(&name);
-                    answer.pipelines.push(self.one(&name, prepared, &anew, (request.force, trigger)).await);
+                    answer.pipelines.push(self.one(&name, prepared, &anew, (request, trigger)).await);
                 }
             }
             Ok(Err((problems, stages))) => {
@@ -221,13 +235,24 @@ impl Reloader {
         answer
     }
 
+    /// What is to be known of files that were read anew, beside what becomes of the steps.
+    fn notes(&self, anew: &Anew) -> Vec<String> {
+        let mut notes: Vec<String> = anew.warnings.iter().map(ToString::to_string).collect();
+        if anew.project.settings != self.parts.settings {
+            notes.push("pelton.yaml has changed: a restart takes it over".to_owned());
+        }
+        let others = anew.pipelines.keys().filter(|name| !self.running.contains_key(*name));
+        notes.extend(others.map(|name| format!("pipeline {name} does not run: a restart takes it in")));
+        notes
+    }
+
     /// Takes one pipeline through the stages.
     async fn one(
         &mut self,
         name: &str,
         prepared: Option<PreparedPipeline>,
         anew: &Anew,
-        (force, trigger): (bool, &str),
+        (request, trigger): (&ReloadRequest, &str),
     ) -> PipelineReload {
         let mask = &anew.project.mask;
         // The files may still hold what has just been found not good enough.
@@ -240,13 +265,8 @@ impl Reloader {
         let running = &self.running[name];
         if is_same(&prepared, &running.prepared) {
             let live = running.line.live.get().number;
-            return PipelineReload {
-                pipeline: name.to_owned(),
-                live,
-                unchanged: true,
-                stages: Vec::new(),
-                refused: Vec::new(),
-            };
+            self.parts.board.forget_refused(name);
+            return PipelineReload { unchanged: true, ..PipelineReload::of(name, live, Vec::new()) };
         }
         if let Some(what) = beyond_steps(&prepared.pipeline, &running.prepared.pipeline) {
             let cause =
@@ -256,7 +276,7 @@ impl Reloader {
         let version = self.status(0, &prepared, Stage::Live, trigger);
         let digests: Vec<String> = version.plugins.iter().map(|plugin| plugin.digest.clone()).collect();
         if let Some(last) = self.parts.history.rolled_back(name, &digests, &version.configuration)
-            && !force
+            && !(request.force || request.trust)
         {
             let cause = last.cause.clone().unwrap_or_default();
             let command = self.parts.board.command("reload --force", name);
@@ -284,24 +304,71 @@ impl Reloader {
             return self.refuse(name, stages, causes);
         }
         let number = self.parts.history.next(name);
-        match (self.parts.fit)(number, &prepared, &self.running[name].line, mask) {
-            Ok(generation) => {
-                stages.reach(Stage::Live, "");
-                self.go_live(name, generation, prepared, trigger);
-                let live = self.running[name].line.live.get().number;
-                PipelineReload {
-                    pipeline: name.to_owned(),
-                    live,
-                    unchanged: false,
-                    stages: stages.into_reached(),
-                    refused: Vec::new(),
+        let fit = || (self.parts.fit)(number, &prepared, &self.running[name].line, mask);
+        let told = |problem: Problem| vec![anew.project.place(problem).to_string()];
+        let mut differences = None;
+        if let Some(records) = request.shadow {
+            let found = match fit() {
+                Ok(candidate) => self.shadow(name, candidate, records, &mut stages).await,
+                Err(problem) => return self.refuse(name, stages, told(problem)),
+            };
+            match found {
+                Ok(found) => differences = Some(found),
+                Err((found, cause)) => {
+                    let differences = Some(found);
+                    return PipelineReload { differences, ..self.refuse(name, stages, vec![cause]) };
                 }
             }
-            Err(problem) => self.refuse(name, stages, vec![anew.project.place(problem).to_string()]),
         }
+        let generation = match fit() {
+            Ok(generation) => generation,
+            Err(problem) => return self.refuse(name, stages, told(problem)),
+        };
+        if !request.dry_run {
+            stages.reach(Stage::Live, "");
+            self.go_live(name, generation, prepared, (request.trust, trigger, differences.clone()));
+        }
+        let live = self.running[name].line.live.get().number;
+        PipelineReload { differences, ..PipelineReload::of(name, live, stages.into_reached()) }
     }
 
-    fn go_live(&mut self, name: &str, generation: Generation, prepared: PreparedPipeline, trigger: &str) {
+    /// Lets a candidate run beside the live generation; what it would make otherwise, or also why that is too much.
+    async fn shadow(
+        &self,
+        name: &str,
+        candidate: Generation,
+        records: u64,
+        stages: &mut Stages,
+    ) -> Result<Differences, (Differences, String)> {
+        let line = &self.running[name].line;
+        if let Some(plugin) = candidate.chain.asks().or(line.live.get().chain.asks()) {
+            let cause = format!("the plugin `{plugin}` asks others over HTTP: a rehearsal would ask them twice");
+            return Err((Differences::default(), cause));
+        }
+        let shadow = Arc::new(Shadow::new(Arc::new(candidate), records, &line.outputs, line.mask.clone()));
+        line.rehearsal.begin(Arc::clone(&shadow));
+        let is_enough = tokio::time::timeout(SHADOW_MAX, shadow.over()).await.is_ok();
+        line.rehearsal.end();
+        let found = shadow.found();
+        let came = if is_enough { String::new() } else { format!(" in {} s, no more came", SHADOW_MAX.as_secs()) };
+        stages.reach(Stage::Shadowed, format!("{} records{came}", found.records));
+        let rules = Rules::default();
+        let is_bad =
+            found.failed >= rules.failures && found.failed as f64 > rules.failures_share * found.records as f64;
+        if is_bad {
+            let cause = format!("{} of {} records fail that the live generation handles", found.failed, found.records);
+            return Err((found, cause));
+        }
+        Ok(found)
+    }
+
+    fn go_live(
+        &mut self,
+        name: &str,
+        generation: Generation,
+        prepared: PreparedPipeline,
+        (trust, trigger, rehearsed): (bool, &str, Option<Differences>),
+    ) {
         // The line may have gone back a moment ago: then that is what this one follows.
         self.take_back(name, Probation::end);
         let now_ms = self.parts.clock.now_ms();
@@ -310,7 +377,10 @@ impl Reloader {
             let status = GenerationStatus { stage: Stage::Replaced, at_ms: now_ms, ..running.status.clone() };
             self.note(name, status);
         }
-        let status = self.status(generation.number, &prepared, Stage::Live, trigger);
+        let status = GenerationStatus {
+            rehearsed: rehearsed.map(Differences::without_values),
+            ..self.status(generation.number, &prepared, if trust { Stage::Settled } else { Stage::Live }, trigger)
+        };
         let running = self.running.get_mut(name).expect("it runs");
         // It is the last, whatever the wall shows.
         let at_ms = status.at_ms.max(running.status.at_ms + 1);
@@ -320,7 +390,11 @@ impl Reloader {
         before.probation.iter().for_each(Probation::forget);
         let rules =
             if prepared.pipeline.errors.poison == Poison::Stop { Rules::default().strict() } else { Rules::default() };
-        let generation = Arc::new(generation.on(Probation::after(Arc::clone(&before), rules)));
+        let probation = Probation::after(Arc::clone(&before), rules);
+        if trust {
+            probation.close();
+        }
+        let generation = Arc::new(generation.on(probation));
         let kept = Before {
             generation: before,
             prepared: std::mem::replace(&mut running.prepared, prepared),
@@ -332,7 +406,9 @@ impl Reloader {
         // It is known before it writes.
         self.tell(name);
         self.running[name].line.live.put(Arc::clone(&generation));
-        self.watch_over(name, generation);
+        if !trust {
+            self.watch_over(name, generation);
+        }
     }
 
     /// Waits for the end of a probation beside the loop.
@@ -342,10 +418,17 @@ impl Reloader {
         self.probations.spawn(async move {
             let number = generation.number;
             let Some(probation) = &generation.probation else { return Ended { pipeline, number, breach: None } };
-            let breach = tokio::select! {
-                biased;
-                cause = probation.breached() => Some(cause),
-                () = has_been_open(&gate, settle) => None,
+            let breach = loop {
+                tokio::select! {
+                    biased;
+                    cause = probation.breached() => break Some(cause),
+                    () = has_been_open(&gate, settle) => {
+                        // Nothing settles without a record.
+                        if probation.records() > 0 || !probation.is_open() {
+                            break None;
+                        }
+                    }
+                }
             };
             probation.close();
             Ended { pipeline, number, breach }
@@ -362,15 +445,9 @@ impl Reloader {
             );
         }
         self.count(name, "refused");
-        self.parts.board.note_refused(name, &causes.join("; "));
+        self.parts.board.note_refused(name, &causes.join("; ").replace("\n    ", "; "));
         let live = self.running[name].line.live.get().number;
-        PipelineReload {
-            pipeline: name.to_owned(),
-            live,
-            unchanged: false,
-            stages: stages.into_reached(),
-            refused: causes,
-        }
+        PipelineReload { refused: causes, ..PipelineReload::of(name, live, stages.into_reached()) }
     }
 
     // ----------------------------------------------------------------------------------------------------- and back out
@@ -411,13 +488,7 @@ impl Reloader {
         let mut stages = Stages::after(Vec::new());
         stages.reach(Stage::RolledBack, "");
         let live = self.running[name].line.live.get().number;
-        Ok(PipelineReload {
-            pipeline: name.to_owned(),
-            live,
-            unchanged: false,
-            stages: stages.into_reached(),
-            refused: Vec::new(),
-        })
+        Ok(PipelineReload::of(name, live, stages.into_reached()))
     }
 
     /// The one before is live again.
@@ -442,7 +513,7 @@ impl Reloader {
         running.status.at_ms = now_ms + 1;
         running.status.stage = Stage::Settled;
         "rollback".clone_into(&mut running.status.trigger);
-        tracing::error!(
+        tracing::warn!(
             pipeline = name,
             generation = gone.number,
             live = generation.number,
@@ -472,6 +543,7 @@ impl Reloader {
             at_ms: self.parts.clock.now_ms(),
             trigger: trigger.to_owned(),
             cause: None,
+            rehearsed: None,
             handled: Vec::new(),
         }
     }

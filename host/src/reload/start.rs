@@ -11,43 +11,52 @@ use crate::plugin::{Runtime, WasmTransform};
 use crate::startup::PreparedPipeline;
 use crate::status::reloads::GenerationStatus;
 
-/// The number of the generation that a pipeline starts with; its steps are exchanged where that has to be.
-pub fn begin(history: &History, prepared: &mut PreparedPipeline, runtime: &Arc<Runtime>) -> u64 {
+/// What a pipeline starts with.
+pub struct Beginning {
+    /// The number of its generation.
+    pub number: u64,
+    /// What is to be known of it: its files hold a version that was rolled back.
+    pub caution: Option<String>,
+}
+
+impl Beginning {
+    fn plain(number: u64) -> Self {
+        Self { number, caution: None }
+    }
+}
+
+/// What a pipeline starts with; its steps are exchanged where that has to be.
+pub fn begin(history: &History, prepared: &mut PreparedPipeline, runtime: &Arc<Runtime>) -> Beginning {
     let name = prepared.pipeline.name.clone();
     let configuration = prepared.pipeline.digest.short();
     let is_live = |prepared: &PreparedPipeline, last: &GenerationStatus| {
         last.configuration == configuration && last.plugins.iter().map(|plugin| &plugin.digest).eq(&digests(prepared))
     };
-    let Some(last) = history.last_live(&name) else { return history.next(&name) };
+    let Some(last) = history.last_live(&name) else { return Beginning::plain(history.next(&name)) };
     if is_live(prepared, last) {
-        return last.number;
+        return Beginning::plain(last.number);
     }
     let Some(gone) = history.rolled_back(&name, &digests(prepared), &configuration) else {
-        return history.next(&name);
+        return Beginning::plain(history.next(&name));
     };
     let cause = gone.cause.as_deref().unwrap_or_default();
-    match again(history, prepared, last, runtime) {
+    let rolled_back =
+        format!("the files have the version of generation {}, which was rolled back ({cause})", gone.number);
+    let (number, caution) = match again(history, prepared, last, runtime) {
         Ok(before) => {
-            tracing::error!(
-                pipeline = name,
-                generation = last.number,
-                "the files have the version of generation {}, which was rolled back ({cause}): the one before is started. \
-                 Put another in its place, or try it again with `pelton reload --force {name}`",
-                gone.number
-            );
             *prepared = before;
-            last.number
+            let caution = format!(
+                "{rolled_back}: the one before was started. Put another in its place, or try it again with `pelton reload --force`"
+            );
+            (last.number, caution)
         }
         Err(why) => {
-            tracing::error!(
-                pipeline = name,
-                "the files have the version of generation {}, which was rolled back ({cause}), and the one before cannot be \
-                 started ({why}): it is tried again",
-                gone.number
-            );
-            history.next(&name)
+            let caution = format!("{rolled_back}, and the one before cannot be started ({why}): it was started again");
+            (history.next(&name), caution)
         }
-    }
+    };
+    tracing::error!(pipeline = name, generation = number, "{caution}");
+    Beginning { number, caution: Some(caution) }
 }
 
 fn digests(prepared: &PreparedPipeline) -> Vec<String> {
@@ -67,7 +76,7 @@ fn again(
     let mut before = prepared.clone();
     before.transforms.clear();
     for (step, plugin) in before.pipeline.steps.iter().zip(&last.plugins) {
-        let path = history.artifact(&plugin.digest);
+        let path = history.artifact(&plugin.digest).ok_or("its artifact was not kept")?;
         let loaded = WasmTransform::load(runtime, &step.plugin, &path, &step.config, &step.grants, step.limits);
         let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
         before.transforms.push(Arc::new(loaded));

@@ -30,6 +30,7 @@ fn line() -> Arc<Line> {
         topics: Vec::new(),
         live: Live::begin(generation(1)),
         tap: Tap::default(),
+        rehearsal: crate::pipeline::line::Rehearsal::default(),
         outputs: Vec::new(),
         dead_letters: Arc::new(MemoryDeadLetters::new()),
         compute: Compute::start(1).expect("a thread"),
@@ -61,6 +62,7 @@ fn reloader(dir: &std::path::Path) -> (Reloader, PreparedPipeline) {
     let read = crate::config::load(dir, &ProcessEnvironment).unwrap_or_else(|errors| panic!("{errors}"));
     let prepared = PreparedPipeline { pipeline: read.pipelines[0].clone(), transforms: Vec::new() };
     let reloader = Reloader::new(Parts {
+        beginnings: std::collections::BTreeMap::new(),
         dir: dir.to_owned(),
         settings: read.settings.clone(),
         environment: Arc::new(ProcessEnvironment),
@@ -94,9 +96,9 @@ async fn what_comes_right_after_a_breach_follows_the_generation_that_the_line_we
     let dir = project();
     let (mut reloader, prepared) = reloader(dir.path());
     let line = Arc::clone(&reloader.running[NAME].line);
-    reloader.go_live(NAME, generation(2), prepared.clone(), "reload");
+    reloader.go_live(NAME, generation(2), prepared.clone(), (false, "reload", None));
     breach(&line);
-    reloader.go_live(NAME, generation(3), prepared, "reload");
+    reloader.go_live(NAME, generation(3), prepared, (false, "reload", None));
     let expected = [(1, Stage::Settled), (2, Stage::RolledBack), (3, Stage::Live)];
     assert_eq!(told(&reloader), expected);
     reloader.rollback(NAME).expect("there is one before");
@@ -109,8 +111,8 @@ async fn what_comes_right_after_a_breach_follows_the_generation_that_the_line_we
 async fn one_that_another_replaces_before_it_has_settled_is_no_longer_new() {
     let dir = project();
     let (mut reloader, prepared) = reloader(dir.path());
-    reloader.go_live(NAME, generation(2), prepared.clone(), "reload");
-    reloader.go_live(NAME, generation(3), prepared, "reload");
+    reloader.go_live(NAME, generation(2), prepared.clone(), (false, "reload", None));
+    reloader.go_live(NAME, generation(3), prepared, (false, "reload", None));
     assert_eq!(told(&reloader), [(1, Stage::Settled), (2, Stage::Replaced), (3, Stage::Live)]);
     assert_eq!(reloader.parts.history.last_live(NAME).map(|last| last.number), Some(3));
 }
@@ -135,7 +137,7 @@ async fn the_time_of_a_pause_settles_nothing() {
     let (mut reloader, prepared) = reloader(dir.path());
     let line = Arc::clone(&reloader.running[NAME].line);
     line.gate.pause(PausedBy::Operator, "asked to");
-    reloader.go_live(NAME, generation(2), prepared, "reload");
+    reloader.go_live(NAME, generation(2), prepared, (false, "reload", None));
     let settle = reloader.parts.settings.reload.settle;
     let soon = tokio::time::timeout(10 * settle, reloader.probations.join_next()).await;
     assert!(soon.is_err(), "it is paused");

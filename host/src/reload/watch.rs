@@ -21,15 +21,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks at these files, and takes them as they are.
-    pub(super) fn take(&mut self, files: impl IntoIterator<Item = PathBuf>) {
-        self.taken = look(files);
-        self.last = self.taken.clone();
+    /// Takes files as they looked before they were read: what is written meanwhile is another change.
+    pub(super) fn take(&mut self, look: Look) {
+        self.last.clone_from(&look);
+        self.taken = look;
     }
 
     /// The same, but those that were looked at before as they looked then.
     pub(super) fn take_as(&mut self, looked: &Look, files: impl IntoIterator<Item = PathBuf>) {
-        self.take(files);
+        self.take(look(files));
         for (path, look) in &mut self.taken {
             if let Some(before) = looked.get(path) {
                 *look = *before;
@@ -85,7 +85,7 @@ mod tests {
         let files = || [file.clone(), dir.path().join("not there")];
         std::fs::write(&file, "one").expect("written");
         let mut watch = Watch::default();
-        watch.take(files());
+        watch.take(look(files()));
         assert!(!watch.has_changed(files()));
         std::fs::write(&file, "two, half").expect("written");
         assert!(!watch.has_changed(files()), "it may still be written to");
@@ -93,6 +93,11 @@ mod tests {
         assert!(!watch.has_changed(files()));
         assert!(watch.has_changed(files()));
         assert!(!watch.has_changed(files()), "once");
+        let before = look(files());
+        std::fs::write(&file, "three, while two is read").expect("written");
+        watch.take(before);
+        assert!(!watch.has_changed(files()));
+        assert!(watch.has_changed(files()), "what is written while it is read is not lost");
         std::fs::remove_file(&file).expect("removed");
         assert!(!watch.has_changed(files()));
         assert!(watch.has_changed(files()));

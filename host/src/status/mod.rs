@@ -338,7 +338,21 @@ impl StatusBoard {
             // What has gone live since is another word.
             refused.filter(|_| last.number >= generation.number)
         });
+        // Whoever looks before the next snapshot sees it too.
+        let mut current = (*board.current).clone();
+        if let Some(status) = current.pipelines.iter_mut().find(|status| status.name == pipeline) {
+            (status.generation, status.refused) = (Some(generation.clone()), refused.clone());
+        }
+        board.current = Arc::new(current);
         board.generations.insert(pipeline.to_owned(), (generation, refused));
+    }
+
+    /// What a pipeline's files hold is what runs: an older reload's word is past.
+    pub fn forget_refused(&self, pipeline: &str) {
+        let mut board = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, refused)) = board.generations.get_mut(pipeline) {
+            *refused = None;
+        }
     }
 
     /// The last reload of a pipeline did not stay.

@@ -5,12 +5,14 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::pipeline::shadow::Differences;
+
 /// How far a candidate is.
 ///
 /// ```text
-///  fetched ─► compiled ─► linked ─► cases passed ─► smoke call ─► live ─► settled
-///     └───────────┴──────────┴───────────┴──────────────┴─► refused ├─► rolled back
-///                                                                   └─► replaced
+///  fetched ─► compiled ─► linked ─► cases passed ─► smoke call ─► (shadow) ─► live ─► settled
+///     └───────────┴──────────┴───────────┴──────────────┴────────────┴─► refused ├─► rolled back
+///                                                                                └─► replaced
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,6 +27,8 @@ pub enum Stage {
     CasesPassed,
     /// It answers a call.
     SmokeCalled,
+    /// It has run beside the live one, where that was asked for.
+    Shadowed,
     /// It handles what is read from now on; the one before is kept warm.
     Live,
     /// It has done as well as the one before for long enough.
@@ -45,6 +49,7 @@ impl std::fmt::Display for Stage {
             Self::Linked => "linked, grants checked",
             Self::CasesPassed => "cases passed",
             Self::SmokeCalled => "smoke call",
+            Self::Shadowed => "shadow",
             Self::Live => "live",
             Self::Settled => "settled",
             Self::Replaced => "replaced",
@@ -76,7 +81,7 @@ pub struct PluginVersion {
 }
 
 /// A generation of a pipeline, and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerationStatus {
     /// Each generation of a pipeline has a higher one, over restarts.
     pub number: u64,
@@ -93,13 +98,16 @@ pub struct GenerationStatus {
     /// Why it was refused, or rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// What its rehearsal found, without values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsed: Option<Differences>,
     /// What a generation that was rolled back had handled, by partition: `topic/0:100-200`, the last offset included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handled: Vec<String>,
 }
 
 /// What became of a pipeline in a reload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PipelineReload {
     /// The pipeline.
     pub pipeline: String,
@@ -109,18 +117,33 @@ pub struct PipelineReload {
     pub unchanged: bool,
     /// The stages that the candidate went through.
     pub stages: Vec<Reached>,
+    /// What it would make otherwise, where it was rehearsed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differences: Option<Differences>,
     /// Why the candidate is not live.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
 
+impl PipelineReload {
+    /// A pipeline whose candidate went through these stages.
+    #[must_use]
+    pub fn of(pipeline: &str, live: u64, stages: Vec<Reached>) -> Self {
+        let pipeline = pipeline.to_owned();
+        Self { pipeline, live, unchanged: false, stages, differences: None, refused: Vec::new() }
+    }
+}
+
 /// What became of a reload.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReloadAnswer {
     /// Each pipeline that was meant.
     pub pipelines: Vec<PipelineReload>,
     /// How long a generation that went live is watched, milliseconds.
     pub settles_in_ms: u64,
+    /// What else is to be known of the files: warnings, and what only a restart takes over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What somebody asks for.
@@ -131,13 +154,19 @@ pub struct ReloadRequest {
     pub what: Option<String>,
     /// Even a version that was rolled back before.
     pub force: bool,
+    /// Without being held against the one before: it is slower or stricter on purpose.
+    pub trust: bool,
+    /// Rehearse it beside the live one over so many records first.
+    pub shadow: Option<u64>,
+    /// Stop before it goes live.
+    pub dry_run: bool,
 }
 
 /// Why nothing was done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {
     /// Nothing has such a name.
-    #[error("there is no pipeline and no plugin `{name}`; there is {known}")]
+    #[error("nothing here is called `{name}`; there is {known}")]
     Unknown {
         /// What was asked for.
         name: String,

@@ -68,7 +68,7 @@ pub(crate) fn encode(guest: &str, text: &str, world_file: Option<&Path>) -> Vec<
         let package = resolve.push_str(world_file, &text).unwrap_or_else(|error| panic!("{guest}: {error:#}"));
         resolve.select_world(&[package], Some("guest")).unwrap()
     } else {
-        resolve.select_world(&[own], Some("transform")).unwrap()
+        resolve.select_world(&[own], Some("transform-with-http")).unwrap()
     };
     wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8, false)
         .unwrap();

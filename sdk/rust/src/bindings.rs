@@ -595,7 +595,7 @@ pub trait Guest {
 }
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __export_world_transform_cabi{
+macro_rules! __export_world_transform_with_http_cabi{
   ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
 
     #[unsafe(export_name = "configure")]
@@ -617,7 +617,7 @@ macro_rules! __export_world_transform_cabi{
   };);
 }
 #[doc(hidden)]
-pub use __export_world_transform_cabi;
+pub use __export_world_transform_with_http_cabi;
 
 #[cfg_attr(target_pointer_width="64", repr(align(8)))]
 #[cfg_attr(target_pointer_width="32", repr(align(4)))]
@@ -626,286 +626,6 @@ static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 1
 #[allow(dead_code, clippy::all)]
 pub mod pelton {
   pub mod plugin {
-    /// Each interface below is one capability. A plugin's imports are its permission request; what is not granted is not
-    /// linked, and the plugin is refused before it sees a record. `http`, the way out, has a file of its own.
-    /// Lines for the operator. Kept with the batch: lines of a failed attempt are marked as such and travel with the dead
-    /// letter. Lines are cut after 4 KiB; what goes beyond the step's `log_lines`, or 256 KiB, is counted instead of written.
-    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-    pub mod log {
-      #[used]
-      #[doc(hidden)]
-      static __FORCE_SECTION_REF: fn() =
-      super::super::super::__link_custom_section_describing_imports;
-      
-      #[repr(u8)]
-      #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-      pub enum Level {
-        Debug,
-        Info,
-        Warn,
-        Error,
-      }
-      impl ::core::fmt::Debug for Level {
-        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-          match self {
-            Level::Debug => {
-              f.debug_tuple("Level::Debug").finish()
-            }
-            Level::Info => {
-              f.debug_tuple("Level::Info").finish()
-            }
-            Level::Warn => {
-              f.debug_tuple("Level::Warn").finish()
-            }
-            Level::Error => {
-              f.debug_tuple("Level::Error").finish()
-            }
-          }
-        }
-      }
-
-      impl Level{
-        #[doc(hidden)]
-        pub unsafe fn _lift(val: u8) -> Level{
-          if !cfg!(debug_assertions) {
-            return unsafe { ::core::mem::transmute(val) };
-          }
-
-          match val {
-            0 => Level::Debug,
-            1 => Level::Info,
-            2 => Level::Warn,
-            3 => Level::Error,
-
-            _ => panic!("invalid enum discriminant"),
-          }
-        }
-      }
-
-      #[allow(unused_unsafe, clippy::all)]
-      #[allow(async_fn_in_trait)]
-      pub fn write(level: Level,message: &str,) -> (){
-        unsafe {
-          let vec0 = message;
-          let ptr0 = vec0.as_ptr().cast::<u8>();
-          let len0 = vec0.len();
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/log@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "write"]
-            fn wit_import1(_: i32, _: *mut u8, _: usize, );
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import1(_: i32, _: *mut u8, _: usize, ) { unreachable!() }
-          wit_import1(level.clone() as i32, ptr0.cast_mut(), len0);
-        }
-      }
-
-    }
-
-    /// Numbers for the operator. They are held until the batch succeeds, so a retried batch counts once. The host adds the
-    /// pipeline and the plugin as labels. Names begin with a lower case letter, and are of lower case letters, digits and
-    /// underscores, at most 64 bytes; a name keeps the kind (counter, gauge, histogram) of its first use. Other names, names
-    /// beyond the 64th, numbers that are not finite, and observations beyond 10,000 a batch are dropped and counted.
-    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-    pub mod metrics {
-      #[used]
-      #[doc(hidden)]
-      static __FORCE_SECTION_REF: fn() =
-      super::super::super::__link_custom_section_describing_imports;
-      
-      use super::super::super::_rt;
-      #[allow(unused_unsafe, clippy::all)]
-      /// Adds to a counter.
-      #[allow(async_fn_in_trait)]
-      pub fn count(name: &str,value: u64,) -> (){
-        unsafe {
-          let vec0 = name;
-          let ptr0 = vec0.as_ptr().cast::<u8>();
-          let len0 = vec0.len();
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "count"]
-            fn wit_import1(_: *mut u8, _: usize, _: i64, );
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: i64, ) { unreachable!() }
-          wit_import1(ptr0.cast_mut(), len0, _rt::as_i64(&value));
-        }
-      }
-      #[allow(unused_unsafe, clippy::all)]
-      /// Sets a gauge.
-      #[allow(async_fn_in_trait)]
-      pub fn gauge(name: &str,value: f64,) -> (){
-        unsafe {
-          let vec0 = name;
-          let ptr0 = vec0.as_ptr().cast::<u8>();
-          let len0 = vec0.len();
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "gauge"]
-            fn wit_import1(_: *mut u8, _: usize, _: f64, );
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: f64, ) { unreachable!() }
-          wit_import1(ptr0.cast_mut(), len0, _rt::as_f64(&value));
-        }
-      }
-      #[allow(unused_unsafe, clippy::all)]
-      /// Observes a value in a histogram.
-      #[allow(async_fn_in_trait)]
-      pub fn observe(name: &str,value: f64,) -> (){
-        unsafe {
-          let vec0 = name;
-          let ptr0 = vec0.as_ptr().cast::<u8>();
-          let len0 = vec0.len();
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "observe"]
-            fn wit_import1(_: *mut u8, _: usize, _: f64, );
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: f64, ) { unreachable!() }
-          wit_import1(ptr0.cast_mut(), len0, _rt::as_f64(&value));
-        }
-      }
-
-    }
-
-    /// The `config:` block by key, for guests that do not want to parse `settings.config`.
-    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-    pub mod config {
-      #[used]
-      #[doc(hidden)]
-      static __FORCE_SECTION_REF: fn() =
-      super::super::super::__link_custom_section_describing_imports;
-      
-      use super::super::super::_rt;
-      #[allow(unused_unsafe, clippy::all)]
-      /// The JSON text of a top-level key; none where it is absent.
-      #[allow(async_fn_in_trait)]
-      pub fn get(key: &str,) -> ::core::option::Option<_rt::String>{
-        unsafe {
-
-          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
-          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
-          struct RetArea([::core::mem::MaybeUninit::<u8>; 3*::core::mem::size_of::<*const u8>()]);
-          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 3*::core::mem::size_of::<*const u8>()]);
-          let vec0 = key;
-          let ptr0 = vec0.as_ptr().cast::<u8>();
-          let len0 = vec0.len();
-          let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/config@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "get"]
-            fn wit_import2(_: *mut u8, _: usize, _: *mut u8, );
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import2(_: *mut u8, _: usize, _: *mut u8, ) { unreachable!() }
-          wit_import2(ptr0.cast_mut(), len0, ptr1);
-          let l3 = i32::from(*ptr1.add(0).cast::<u8>());
-          let result7 = match l3 {
-            0 => None,
-            1 => {
-              let e = {
-                let l4 = *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l5 = *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len6 = l5;
-                let bytes6 = _rt::Vec::from_raw_parts(l4.cast(), len6, len6);
-
-                _rt::string_lift(bytes6)
-              };
-              Some(e)
-            }
-            _ => _rt::invalid_enum_discriminant(),
-          };
-          result7
-        }
-      }
-
-    }
-
-    /// Time, as a function of the record: a replay sees the same.
-    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-    pub mod clock {
-      #[used]
-      #[doc(hidden)]
-      static __FORCE_SECTION_REF: fn() =
-      super::super::super::__link_custom_section_describing_imports;
-      
-      use super::super::super::_rt;
-      #[allow(unused_unsafe, clippy::all)]
-      /// The timestamp of a row of the current batch, in milliseconds since 1970-01-01T00:00:00Z; -1 where it has none.
-      /// Outside of `process`, and for a row that does not exist, a trap.
-      #[allow(async_fn_in_trait)]
-      pub fn time(row: u32,) -> i64{
-        unsafe {
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/clock@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "time"]
-            fn wit_import0(_: i32, ) -> i64;
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import0(_: i32, ) -> i64 { unreachable!() }
-          let ret = wit_import0(_rt::as_i32(&row));
-          ret
-        }
-      }
-
-    }
-
-    /// Chance, as a function of the record: a replay sees the same.
-    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-    pub mod random {
-      #[used]
-      #[doc(hidden)]
-      static __FORCE_SECTION_REF: fn() =
-      super::super::super::__link_custom_section_describing_imports;
-      
-      use super::super::super::_rt;
-      #[allow(unused_unsafe, clippy::all)]
-      /// 64 bits from topic, partition and offset of a row of the current batch, to seed a generator with. Not for secrets.
-      /// Outside of `process`, and for a row that does not exist, a trap.
-      ///
-      /// They never change from version to version: h is the first eight bytes, little-endian, of the SHA-256 of
-      /// "pelton-seed-1", a zero byte, the topic, a zero byte, and the partition in decimal; the seed is the first number of
-      /// SplitMix64 from the state h + offset x 0x9e3779b97f4a7c15 (modulo 2^64).
-      #[allow(async_fn_in_trait)]
-      pub fn seed(row: u32,) -> u64{
-        unsafe {
-
-          #[cfg(target_arch = "wasm32")]
-          #[link(wasm_import_module = "pelton:plugin/random@0.1.0")]
-          unsafe extern "C" {
-            #[link_name = "seed"]
-            fn wit_import0(_: i32, ) -> i64;
-          }
-
-          #[cfg(not(target_arch = "wasm32"))]
-          unsafe extern "C" fn wit_import0(_: i32, ) -> i64 { unreachable!() }
-          let ret = wit_import0(_rt::as_i32(&row));
-          ret as u64
-        }
-      }
-
-    }
-
     /// Requests to others, for look-ups that no record holds. The grant names the hosts and methods that may be asked, and how
     /// long, how large and how many at once requests may be; beyond it there is nothing but `error.denied`. Addresses that are not
     /// public (a private network, the machine itself, a cloud's metadata) need a grant of their own, whatever name leads there.
@@ -1444,6 +1164,286 @@ pub mod pelton {
 
     }
 
+    /// Each interface below is one capability. A plugin's imports are its permission request; what is not granted is not
+    /// linked, and the plugin is refused before it sees a record. `http`, the way out, has a file of its own.
+    /// Lines for the operator. Kept with the batch: lines of a failed attempt are marked as such and travel with the dead
+    /// letter. Lines are cut after 4 KiB; what goes beyond the step's `log_lines`, or 256 KiB, is counted instead of written.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod log {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      #[repr(u8)]
+      #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+      pub enum Level {
+        Debug,
+        Info,
+        Warn,
+        Error,
+      }
+      impl ::core::fmt::Debug for Level {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          match self {
+            Level::Debug => {
+              f.debug_tuple("Level::Debug").finish()
+            }
+            Level::Info => {
+              f.debug_tuple("Level::Info").finish()
+            }
+            Level::Warn => {
+              f.debug_tuple("Level::Warn").finish()
+            }
+            Level::Error => {
+              f.debug_tuple("Level::Error").finish()
+            }
+          }
+        }
+      }
+
+      impl Level{
+        #[doc(hidden)]
+        pub unsafe fn _lift(val: u8) -> Level{
+          if !cfg!(debug_assertions) {
+            return unsafe { ::core::mem::transmute(val) };
+          }
+
+          match val {
+            0 => Level::Debug,
+            1 => Level::Info,
+            2 => Level::Warn,
+            3 => Level::Error,
+
+            _ => panic!("invalid enum discriminant"),
+          }
+        }
+      }
+
+      #[allow(unused_unsafe, clippy::all)]
+      #[allow(async_fn_in_trait)]
+      pub fn write(level: Level,message: &str,) -> (){
+        unsafe {
+          let vec0 = message;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/log@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "write"]
+            fn wit_import1(_: i32, _: *mut u8, _: usize, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import1(_: i32, _: *mut u8, _: usize, ) { unreachable!() }
+          wit_import1(level.clone() as i32, ptr0.cast_mut(), len0);
+        }
+      }
+
+    }
+
+    /// Numbers for the operator. They are held until the batch succeeds, so a retried batch counts once. The host adds the
+    /// pipeline and the plugin as labels. Names begin with a lower case letter, and are of lower case letters, digits and
+    /// underscores, at most 64 bytes; a name keeps the kind (counter, gauge, histogram) of its first use. Other names, names
+    /// beyond the 64th, numbers that are not finite, and observations beyond 10,000 a batch are dropped and counted.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod metrics {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// Adds to a counter.
+      #[allow(async_fn_in_trait)]
+      pub fn count(name: &str,value: u64,) -> (){
+        unsafe {
+          let vec0 = name;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "count"]
+            fn wit_import1(_: *mut u8, _: usize, _: i64, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: i64, ) { unreachable!() }
+          wit_import1(ptr0.cast_mut(), len0, _rt::as_i64(&value));
+        }
+      }
+      #[allow(unused_unsafe, clippy::all)]
+      /// Sets a gauge.
+      #[allow(async_fn_in_trait)]
+      pub fn gauge(name: &str,value: f64,) -> (){
+        unsafe {
+          let vec0 = name;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "gauge"]
+            fn wit_import1(_: *mut u8, _: usize, _: f64, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: f64, ) { unreachable!() }
+          wit_import1(ptr0.cast_mut(), len0, _rt::as_f64(&value));
+        }
+      }
+      #[allow(unused_unsafe, clippy::all)]
+      /// Observes a value in a histogram.
+      #[allow(async_fn_in_trait)]
+      pub fn observe(name: &str,value: f64,) -> (){
+        unsafe {
+          let vec0 = name;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/metrics@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "observe"]
+            fn wit_import1(_: *mut u8, _: usize, _: f64, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import1(_: *mut u8, _: usize, _: f64, ) { unreachable!() }
+          wit_import1(ptr0.cast_mut(), len0, _rt::as_f64(&value));
+        }
+      }
+
+    }
+
+    /// The `config:` block by key, for guests that do not want to parse `settings.config`.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod config {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// The JSON text of a top-level key; none where it is absent.
+      #[allow(async_fn_in_trait)]
+      pub fn get(key: &str,) -> ::core::option::Option<_rt::String>{
+        unsafe {
+
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct RetArea([::core::mem::MaybeUninit::<u8>; 3*::core::mem::size_of::<*const u8>()]);
+          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 3*::core::mem::size_of::<*const u8>()]);
+          let vec0 = key;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+          let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/config@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "get"]
+            fn wit_import2(_: *mut u8, _: usize, _: *mut u8, );
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import2(_: *mut u8, _: usize, _: *mut u8, ) { unreachable!() }
+          wit_import2(ptr0.cast_mut(), len0, ptr1);
+          let l3 = i32::from(*ptr1.add(0).cast::<u8>());
+          let result7 = match l3 {
+            0 => None,
+            1 => {
+              let e = {
+                let l4 = *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l5 = *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len6 = l5;
+                let bytes6 = _rt::Vec::from_raw_parts(l4.cast(), len6, len6);
+
+                _rt::string_lift(bytes6)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          };
+          result7
+        }
+      }
+
+    }
+
+    /// Time, as a function of the record: a replay sees the same.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod clock {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// The timestamp of a row of the current batch, in milliseconds since 1970-01-01T00:00:00Z; -1 where it has none.
+      /// Outside of `process`, and for a row that does not exist, a trap.
+      #[allow(async_fn_in_trait)]
+      pub fn time(row: u32,) -> i64{
+        unsafe {
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/clock@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "time"]
+            fn wit_import0(_: i32, ) -> i64;
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import0(_: i32, ) -> i64 { unreachable!() }
+          let ret = wit_import0(_rt::as_i32(&row));
+          ret
+        }
+      }
+
+    }
+
+    /// Chance, as a function of the record: a replay sees the same.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod random {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// 64 bits from topic, partition and offset of a row of the current batch, to seed a generator with. Not for secrets.
+      /// Outside of `process`, and for a row that does not exist, a trap.
+      ///
+      /// They never change from version to version: h is the first eight bytes, little-endian, of the SHA-256 of
+      /// "pelton-seed-1", a zero byte, the topic, a zero byte, and the partition in decimal; the seed is the first number of
+      /// SplitMix64 from the state h + offset x 0x9e3779b97f4a7c15 (modulo 2^64).
+      #[allow(async_fn_in_trait)]
+      pub fn seed(row: u32,) -> u64{
+        unsafe {
+
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "pelton:plugin/random@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "seed"]
+            fn wit_import0(_: i32, ) -> i64;
+          }
+
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import0(_: i32, ) -> i64 { unreachable!() }
+          let ret = wit_import0(_rt::as_i32(&row));
+          ret as u64
+        }
+      }
+
+    }
+
     /// The shapes that cross the boundary.
     ///
     /// Everything that repeats per record is a *column*, and every table inside a column is a `list<u8>` of packed
@@ -1848,72 +1848,10 @@ pub mod pelton {
 }
 mod _rt {
   #![allow(dead_code, unused_imports, clippy::all)]
-
-  pub fn as_i64<T: AsI64>(t: T) -> i64 {
-    t.as_i64()
-  }
-
-  pub trait AsI64 {
-    fn as_i64(self) -> i64;
-  }
-
-  impl<'a, T: Copy + AsI64> AsI64 for &'a T {
-    fn as_i64(self) -> i64 {
-      (*self).as_i64()
-    }
-  }
-  
-  impl AsI64 for i64 {
-    #[inline]
-    fn as_i64(self) -> i64 {
-      self as i64
-    }
-  }
-  
-  impl AsI64 for u64 {
-    #[inline]
-    fn as_i64(self) -> i64 {
-      self as i64
-    }
-  }
-  
-  pub fn as_f64<T: AsF64>(t: T) -> f64 {
-    t.as_f64()
-  }
-
-  pub trait AsF64 {
-    fn as_f64(self) -> f64;
-  }
-
-  impl<'a, T: Copy + AsF64> AsF64 for &'a T {
-    fn as_f64(self) -> f64 {
-      (*self).as_f64()
-    }
-  }
-  
-  impl AsF64 for f64 {
-    #[inline]
-    fn as_f64(self) -> f64 {
-      self as f64
-    }
-  }
   pub use alloc_crate::string::String;
   pub use alloc_crate::vec::Vec;
-  pub unsafe fn string_lift(bytes: Vec<u8>) -> String {
-    if cfg!(debug_assertions) {
-      String::from_utf8(bytes).unwrap()
-    } else {
-      unsafe { String::from_utf8_unchecked(bytes) }
-    }
-  }
-  pub unsafe fn invalid_enum_discriminant<T>() -> T {
-    if cfg!(debug_assertions) {
-      panic!("invalid enum discriminant")
-    } else {
-      unsafe { core::hint::unreachable_unchecked() }
-    }
-  }
-  
+  pub use alloc_crate::alloc;
+
   pub fn as_i32<T: AsI32>(t: T) -> i32 {
     t.as_i32()
   }
@@ -1983,7 +1921,13 @@ mod _rt {
       self as i32
     }
   }
-  pub use alloc_crate::alloc;
+  pub unsafe fn string_lift(bytes: Vec<u8>) -> String {
+    if cfg!(debug_assertions) {
+      String::from_utf8(bytes).unwrap()
+    } else {
+      unsafe { String::from_utf8_unchecked(bytes) }
+    }
+  }
   pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
     if size == 0 {
       return;
@@ -1991,6 +1935,62 @@ mod _rt {
     unsafe {
       let layout = alloc::Layout::from_size_align_unchecked(size, align);
       alloc::dealloc(ptr, layout);
+    }
+  }
+  pub unsafe fn invalid_enum_discriminant<T>() -> T {
+    if cfg!(debug_assertions) {
+      panic!("invalid enum discriminant")
+    } else {
+      unsafe { core::hint::unreachable_unchecked() }
+    }
+  }
+  
+  pub fn as_i64<T: AsI64>(t: T) -> i64 {
+    t.as_i64()
+  }
+
+  pub trait AsI64 {
+    fn as_i64(self) -> i64;
+  }
+
+  impl<'a, T: Copy + AsI64> AsI64 for &'a T {
+    fn as_i64(self) -> i64 {
+      (*self).as_i64()
+    }
+  }
+  
+  impl AsI64 for i64 {
+    #[inline]
+    fn as_i64(self) -> i64 {
+      self as i64
+    }
+  }
+  
+  impl AsI64 for u64 {
+    #[inline]
+    fn as_i64(self) -> i64 {
+      self as i64
+    }
+  }
+  
+  pub fn as_f64<T: AsF64>(t: T) -> f64 {
+    t.as_f64()
+  }
+
+  pub trait AsF64 {
+    fn as_f64(self) -> f64;
+  }
+
+  impl<'a, T: Copy + AsF64> AsF64 for &'a T {
+    fn as_f64(self) -> f64 {
+      (*self).as_f64()
+    }
+  }
+  
+  impl AsF64 for f64 {
+    #[inline]
+    fn as_f64(self) -> f64 {
+      self as f64
     }
   }
   
@@ -2020,113 +2020,113 @@ mod _rt {
 #[allow(unused_macros)]
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __export_transform_impl {
+macro_rules! __export_transform_with_http_impl {
   ($ty:ident) => (pelton_sdk::bindings::export_component!($ty with_types_in pelton_sdk::bindings););
   ($ty:ident with_types_in $($path_to_types_root:tt)*) => (
-  $($path_to_types_root)*::__export_world_transform_cabi!($ty with_types_in $($path_to_types_root)*);
+  $($path_to_types_root)*::__export_world_transform_with_http_cabi!($ty with_types_in $($path_to_types_root)*);
   const _: () = {
 
     #[cfg(target_arch = "wasm32")]
-    #[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform:imports and exports")]
+    #[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform-with-http:imports and exports")]
     #[doc(hidden)]
     #[allow(clippy::octal_escapes)]
-    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1888] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xe0\x0d\x01A\x02\x01\
-A\x1e\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
-\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:\
-plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\
-\x01\0\x01@\x02\x04names\x05valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\
-\x01\x01\x03\0\x1bpelton:plugin/metrics@0.1.0\x05\x01\x01B\x03\x01ks\x01@\x01\x03\
-keys\0\0\x04\0\x03get\x01\x01\x03\0\x1apelton:plugin/config@0.1.0\x05\x02\x01B\x02\
-\x01@\x01\x03rowy\0x\x04\0\x04time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x03\
-\x01B\x02\x01@\x01\x03rowy\0w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@\
-0.1.0\x05\x04\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\
-\x01p\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0a\
-timeout-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03u\
-rls\x07headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\
-\0\x07invalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08\
-protocol\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07reques\
-t\x07\0\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\
-\x04\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\x05\x01B+\x01p\
-}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05val\
-ue\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07b\
-oolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\
-\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\
-\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01\
-r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01\
-r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fiel\
-ds\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04dat\
-a\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\
-\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\
-\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04\
-keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue\
--fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\
-\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\
-\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\
-\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01\
-p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06ou\
-tput\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\
-\x19pelton:plugin/types@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08setting\
-s\x03\0\x07\x02\x03\0\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\
-\0\x06\x05batch\x03\0\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\
-\x03\0\x0d\x02\x03\0\x06\x05error\x03\0\x05error\x03\0\x0f\x01j\x01\x0a\x01s\x01\
-@\x01\x08settings\x08\0\x11\x04\0\x09configure\x01\x12\x01j\x01\x0e\x01\x10\x01@\
-\x01\x05batch\x0c\0\x13\x04\0\x07process\x01\x14\x04\0\x1dpelton:plugin/transfor\
-m@0.1.0\x04\0\x0b\x0f\x01\0\x09transform\x03\0\0\0G\x09producers\x01\x0cprocesse\
-d-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1908] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xea\x0d\x01A\x02\x01\
+A\x1e\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\x01p\
+\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0atime\
+out-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03urls\x07\
+headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\0\x07i\
+nvalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08protoco\
+l\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07request\x07\0\
+\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\x04\
+\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\0\x01B\x04\x01m\x04\
+\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07\
+messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:plugin/log@0.1.0\x05\x01\x01\
+B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\x01\0\x01@\x02\x04names\x05\
+valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\x01\x01\x03\0\x1bpelton:plu\
+gin/metrics@0.1.0\x05\x02\x01B\x03\x01ks\x01@\x01\x03keys\0\0\x04\0\x03get\x01\x01\
+\x03\0\x1apelton:plugin/config@0.1.0\x05\x03\x01B\x02\x01@\x01\x03rowy\0x\x04\0\x04\
+time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x04\x01B\x02\x01@\x01\x03rowy\0\
+w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@0.1.0\x05\x05\x01B+\x01p}\x01\
+r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05value\x0b\
+all-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07boolean\
+\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\x05\x01\
+m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\x09\x04\
+type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01r\x02\x04\
+path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01r\x05\x06\
+fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fields\x0f\x04\
+\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04data\0\x04\0\x0c\
+field-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\0\x0aset-co\
+lumn\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\x16\x01k\x02\
+\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04keys\x18\x07\
+headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue-fields\x1a\x04\
+\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\x1d\x01q\x03\x06\
+reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\0\x1f\x01r\x04\x03\
+rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\x01q\x03\x03all\0\0\
+\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01p\x15\x01p\"\x01r\
+\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06output\x03\0'\x01q\x02\
+\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\x19pelton:plugin/ty\
+pes@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08settings\x03\0\x07\x02\x03\0\
+\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\0\x06\x05batch\x03\0\
+\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\x03\0\x0d\x02\x03\0\x06\
+\x05error\x03\0\x05error\x03\0\x0f\x01j\x01\x0a\x01s\x01@\x01\x08settings\x08\0\x11\
+\x04\0\x09configure\x01\x12\x01j\x01\x0e\x01\x10\x01@\x01\x05batch\x0c\0\x13\x04\
+\0\x07process\x01\x14\x04\0'pelton:plugin/transform-with-http@0.1.0\x04\0\x0b\x19\
+\x01\0\x13transform-with-http\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0d\
+wit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
   };
   )
 }
 #[doc(inline)]
-pub use __export_transform_impl as export_component;
+pub use __export_transform_with_http_impl as export_component;
 
 #[cfg(target_arch = "wasm32")]
-#[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform-with-all-of-its-exports-removed:encoded world")]
+#[unsafe(link_section = "component-type:wit-bindgen:0.61.1:pelton:plugin@0.1.0:transform-with-http-with-all-of-its-exports-removed:encoded world")]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1887] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xbf\x0d\x01A\x02\x01\
-A\x18\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
-\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:\
-plugin/log@0.1.0\x05\0\x01B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\
-\x01\0\x01@\x02\x04names\x05valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\
-\x01\x01\x03\0\x1bpelton:plugin/metrics@0.1.0\x05\x01\x01B\x03\x01ks\x01@\x01\x03\
-keys\0\0\x04\0\x03get\x01\x01\x03\0\x1apelton:plugin/config@0.1.0\x05\x02\x01B\x02\
-\x01@\x01\x03rowy\0x\x04\0\x04time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x03\
-\x01B\x02\x01@\x01\x03rowy\0w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@\
-0.1.0\x05\x04\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\
-\x01p\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0a\
-timeout-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03u\
-rls\x07headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\
-\0\x07invalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08\
-protocol\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07reques\
-t\x07\0\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\
-\x04\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\x05\x01B+\x01p\
-}\x01r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05val\
-ue\x0ball-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07b\
-oolean\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\
-\x05\x01m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\
-\x09\x04type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01\
-r\x02\x04path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01\
-r\x05\x06fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fiel\
-ds\x0f\x04\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04dat\
-a\0\x04\0\x0cfield-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\
-\0\x0aset-column\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\
-\x16\x01k\x02\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04\
-keys\x18\x07headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue\
--fields\x1a\x04\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\
-\x1d\x01q\x03\x06reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\
-\0\x1f\x01r\x04\x03rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\
-\x01q\x03\x03all\0\0\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01\
-p\x15\x01p\"\x01r\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06ou\
-tput\x03\0'\x01q\x02\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\
-\x19pelton:plugin/types@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08setting\
-s\x03\0\x07\x02\x03\0\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\
-\0\x06\x05batch\x03\0\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\
-\x03\0\x0d\x02\x03\0\x06\x05error\x03\0\x05error\x03\0\x0f\x04\0=pelton:plugin/t\
-ransform-with-all-of-its-exports-removed@0.1.0\x04\0\x0b/\x01\0)transform-with-a\
-ll-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit\
--component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1907] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xc9\x0d\x01A\x02\x01\
+A\x18\x01B\x13\x01p}\x01r\x02\x04names\x05value\0\x04\0\x06header\x03\0\x01\x01p\
+\x02\x01k\0\x01ky\x01r\x06\x06methods\x03urls\x07headers\x03\x04body\x04\x0atime\
+out-ms\x05\x09redirectsy\x04\0\x07request\x03\0\x06\x01r\x04\x06status{\x03urls\x07\
+headers\x03\x04body\0\x04\0\x08response\x03\0\x08\x01q\x06\x06denied\x01s\0\x07i\
+nvalid\x01s\0\x07timeout\x01s\0\x09too-large\x01s\0\x07connect\x01s\0\x08protoco\
+l\x01s\0\x04\0\x05error\x03\0\x0a\x01j\x01\x09\x01\x0b\x01@\x01\x07request\x07\0\
+\x0c\x04\0\x05fetch\x01\x0d\x01p\x07\x01p\x0c\x01@\x01\x08requests\x0e\0\x0f\x04\
+\0\x09fetch-all\x01\x10\x03\0\x18pelton:plugin/http@0.1.0\x05\0\x01B\x04\x01m\x04\
+\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07\
+messages\x01\0\x04\0\x05write\x01\x02\x03\0\x17pelton:plugin/log@0.1.0\x05\x01\x01\
+B\x05\x01@\x02\x04names\x05valuew\x01\0\x04\0\x05count\x01\0\x01@\x02\x04names\x05\
+valueu\x01\0\x04\0\x05gauge\x01\x01\x04\0\x07observe\x01\x01\x03\0\x1bpelton:plu\
+gin/metrics@0.1.0\x05\x02\x01B\x03\x01ks\x01@\x01\x03keys\0\0\x04\0\x03get\x01\x01\
+\x03\0\x1apelton:plugin/config@0.1.0\x05\x03\x01B\x02\x01@\x01\x03rowy\0x\x04\0\x04\
+time\x01\0\x03\0\x19pelton:plugin/clock@0.1.0\x05\x04\x01B\x02\x01@\x01\x03rowy\0\
+w\x04\0\x04seed\x01\0\x03\0\x1apelton:plugin/random@0.1.0\x05\x05\x01B+\x01p}\x01\
+r\x02\x05spans\0\x04data\0\x04\0\x06column\x03\0\x01\x01n\x05\x03key\x05value\x0b\
+all-headers\x06offset\x09timestamp\x04\0\x06fields\x03\0\x03\x01m\x07\x07boolean\
+\x03s64\x03f64\x04text\x06symbol\x05bytes\x04json\x04\0\x0afield-type\x03\0\x05\x01\
+m\x02\x06reject\x04null\x04\0\x06policy\x03\0\x07\x01ps\x01r\x04\x04path\x09\x04\
+type\x06\x0aon-missing\x08\x0bon-mismatch\x08\x04\0\x05field\x03\0\x0a\x01r\x02\x04\
+path\x09\x04type\x06\x04\0\x0coutput-field\x03\0\x0c\x01p\x0b\x01p\x0d\x01r\x05\x06\
+fields\x04\x07headers\x09\x06routes\x09\x0cvalue-fields\x0e\x0aset-fields\x0f\x04\
+\0\x0csubscription\x03\0\x10\x01r\x03\x08validity\0\x06values\0\x04data\0\x04\0\x0c\
+field-column\x03\0\x12\x01r\x03\x05state\0\x06values\0\x04data\0\x04\0\x0aset-co\
+lumn\x03\0\x14\x01r\x02\x05topics\x09partitiony\x04\0\x06source\x03\0\x16\x01k\x02\
+\x01p\x02\x01p\x13\x01r\x09\x05county\x06source\x17\x06values\x18\x04keys\x18\x07\
+headers\x19\x0ball-headers\x18\x07offsets\0\x0atimestamps\0\x0cvalue-fields\x1a\x04\
+\0\x05batch\x03\0\x1b\x01r\x01\x06configs\x04\0\x08settings\x03\0\x1d\x01q\x03\x06\
+reject\0\0\x05retry\x01y\0\x04skip\0\0\x04\0\x0cfailure-kind\x03\0\x1f\x01r\x04\x03\
+rowy\x04kind\x20\x04codes\x07messages\x04\0\x07failure\x03\0!\x01q\x03\x03all\0\0\
+\x04kept\x01\0\0\x05edits\x01\0\0\x04\0\x09selection\x03\0#\x01p\x15\x01p\"\x01r\
+\x04\x04rows$\x04data\0\x0aset-fields%\x08failures&\x04\0\x06output\x03\0'\x01q\x02\
+\x05retry\x01s\0\x05fatal\x01s\0\x04\0\x05error\x03\0)\x03\0\x19pelton:plugin/ty\
+pes@0.1.0\x05\x06\x02\x03\0\x06\x08settings\x03\0\x08settings\x03\0\x07\x02\x03\0\
+\x06\x0csubscription\x03\0\x0csubscription\x03\0\x09\x02\x03\0\x06\x05batch\x03\0\
+\x05batch\x03\0\x0b\x02\x03\0\x06\x06output\x03\0\x06output\x03\0\x0d\x02\x03\0\x06\
+\x05error\x03\0\x05error\x03\0\x0f\x04\0Gpelton:plugin/transform-with-http-with-\
+all-of-its-exports-removed@0.1.0\x04\0\x0b9\x01\03transform-with-http-with-all-o\
+f-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-com\
+ponent\x070.258.3\x10wit-bindgen-rust\x060.61.1";
 
 #[inline(never)]
 #[doc(hidden)]

@@ -9,7 +9,7 @@ const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");
 fn generate() -> String {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(WIT).expect("wit/ is valid");
-    let world = resolve.select_world(&[package], Some("transform")).expect("it has the world");
+    let world = resolve.select_world(&[package], Some("transform-with-http")).expect("it has the world");
     let options = wit_bindgen_rust::Opts {
         pub_export_macro: true,
         default_bindings_module: Some("pelton_sdk::bindings".to_owned()),

@@ -251,3 +251,51 @@ async fn a_file_that_changes_is_taken_over_by_itself_and_an_operator_can_go_back
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_is_rehearsed_beside_the_live_version_and_writes_nothing() {
+    with_keyspace(|keyspace: Arc<Keyspace>| async move {
+        let mut stage = Stage::begin(&keyspace, "{ watch: false, settle: 1 s }").await;
+        stage.send(100).await;
+        stage.until_done().await;
+        stage.put("strays", 2);
+        let mut asks = Command::new(program("pelton"));
+        asks.args(["reload", "--shadow", "500", "--dry-run", "--json", "--admin", &stage.admin]);
+        let mut asks = tokio::task::spawn_blocking(move || asks.output());
+        let output = loop {
+            tokio::select! {
+                output = &mut asks => break output.expect("a thread").expect("pelton runs"),
+                () = stage.send(200) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        };
+        assert!(output.status.success(), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let found = &told["pipelines"][0]["differences"];
+        let count = |what: &str| found[what].as_u64().unwrap_or_default();
+        assert!(count("records") >= 500, "{told}");
+        assert_eq!((count("same"), count("added"), count("missing")), (0, 0, 0), "{told}");
+        assert_eq!(count("changed"), count("records"));
+        assert_eq!(found["fields"]["default.version"].as_u64(), Some(count("records")));
+        assert!(found["fields"]["default.id"].as_u64().is_some_and(|ids| ids > 0), "every seventh strays: {told}");
+        stage.until_done().await;
+        assert_eq!(stage.rows().await.len(), 1, "the candidate has written nothing");
+        assert_eq!(stage.status()["pipelines"][0]["generation"]["number"], 1);
+
+        // Too much of it fails: it does not go live.
+        stage.put("rejects", 3);
+        let mut asks = Command::new(program("pelton"));
+        asks.args(["reload", "--shadow", "500", "--admin", &stage.admin]);
+        let mut asks = tokio::task::spawn_blocking(move || asks.output());
+        let output = loop {
+            tokio::select! {
+                output = &mut asks => break output.expect("a thread").expect("pelton runs"),
+                () = stage.send(200) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        };
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("records fail that the live generation handles"), "{told}");
+        assert_eq!(stage.status()["pipelines"][0]["generation"]["number"], 1);
+    })
+    .await;
+}

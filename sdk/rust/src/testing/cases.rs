@@ -55,7 +55,8 @@ fn answers(file: &Path) -> impl Fn(&Request) -> Result<Response, Error> + use<> 
         .collect();
     move |request| {
         let is_asked = |(method, url, _): &&Answer| *method == request.method && *url == request.url;
-        let denied = || Error::Denied(format!("no line of http.jsonl answers {} {}", request.method, request.url));
+        let denied =
+            || Error::Denied(format!("no line of the case's http.jsonl answers {} {}", request.method, request.url));
         answers.iter().find(is_asked).map_or_else(|| Err(denied()), |(_, _, answer)| answer.clone())
     }
 }

@@ -1,6 +1,5 @@
 //! One run: a project, a daemon, records and reloads side by side, then the comparison.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -150,7 +149,9 @@ async fn with_daemon(options: &Options, place: &Place, versions: &[Stamps; 2]) -
     report.not_live += rolled_back;
     daemon.signal("TERM");
     until("the daemon ends", || daemon.ended()).await;
-    report.pauses(pauses(&log)?);
+    let text = std::fs::read_to_string(&log)?;
+    text.lines().filter(|line| line.contains("not good enough")).for_each(|line| eprintln!("{line}"));
+    report.pauses(pauses(&text));
     compare(place, versions, &mut report).await?;
     Ok(report)
 }
@@ -203,10 +204,9 @@ fn resident(pid: u32) -> Result<u64, Failure> {
 }
 
 /// How long partitions stood when they went over, as the daemon's log tells.
-fn pauses(log: &Path) -> Result<Vec<u64>, Failure> {
-    let text = std::fs::read_to_string(log)?;
+fn pauses(text: &str) -> Vec<u64> {
     let of = |line: &str| line.split_once("pause_us=")?.1.split_whitespace().next()?.parse().ok();
-    Ok(text.lines().filter(|line| line.contains("went over")).filter_map(of).collect())
+    text.lines().filter(|line| line.contains("went over")).filter_map(of).collect()
 }
 
 async fn compare(place: &Place, versions: &[Stamps; 2], report: &mut Report) -> Result<(), Failure> {
