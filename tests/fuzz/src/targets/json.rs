@@ -31,9 +31,13 @@ pub fn json(bytes: &[u8]) {
         }
         (_, Err(_)) => {}
     }
-    for policy in [Policy::Reject, Policy::Null] {
-        for (path, raw) in paths.iter().zip(&found) {
-            typed(bytes, path, policy, raw.filter(|_| scanned.is_ok()));
+    for path in &paths {
+        // Where nobody looks, a key that no text can hold is let through: so each is looked for alone, as it is extracted.
+        let mut alone = Vec::new();
+        let scanned = SerdeScanner::new(std::iter::once(path.as_slice())).scan(bytes, &mut alone);
+        let raw = alone.first().copied().flatten().filter(|_| scanned.is_ok());
+        for policy in [Policy::Reject, Policy::Null] {
+            typed(bytes, path, policy, raw);
         }
     }
 }
