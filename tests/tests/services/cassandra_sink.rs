@@ -276,7 +276,8 @@ async fn tables_that_will_not_do_are_refused_with_every_reason() {
         let mut elsewhere = ks.table("orders");
         elsewhere.table = format!("{}x.orders", ks.name);
         let elsewhere = refusal(&elsewhere).await;
-        assert!(elsewhere.contains("there is no keyspace KSx (did you mean KS?)"), "{elsewhere}");
+        let made = "there is no keyspace KSx (did you mean KS? Otherwise make it: CREATE KEYSPACE KSx WITH replication";
+        assert!(elsewhere.contains(made), "{elsewhere}");
         let bare = refusal(&TableOutput { table: "orders".into(), ..ks.table("orders") }).await;
         assert_eq!(bare, "table orders: \"orders\" names no keyspace (write `table: keyspace.table`)");
     })
