@@ -35,6 +35,7 @@ pub(super) struct Report {
 
 /// Memory may grow by so much: caches and pools fill.
 const GROWTH_MAX: f64 = 1.25;
+const GROWTH_BYTES_MAX: f64 = 32.0 * 1024.0 * 1024.0;
 
 impl Report {
     pub(super) fn is_well(&self) -> bool {
@@ -44,7 +45,7 @@ impl Report {
             && self.entered == self.records
             && self.assignments == 1
             && self.rows_of.iter().all(|rows| *rows > 0)
-            && self.memory_last_bytes as f64 <= self.memory_first_bytes as f64 * GROWTH_MAX
+            && self.memory_last_bytes as f64 <= self.memory_first_bytes as f64 * GROWTH_MAX + GROWTH_BYTES_MAX
     }
 
     /// Takes the pauses of partitions.
