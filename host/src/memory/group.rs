@@ -331,7 +331,6 @@ impl MemoryGroup {
         }
     }
 
-    /// Ends a membership, if it has not ended before.
     /// Revokes partitions of a member, commits these positions in the place of theirs, and assigns them anew.
     pub(super) async fn move_partitions(
         &self,
@@ -368,10 +367,13 @@ impl MemoryGroup {
         Ok(())
     }
 
+    /// Ends a membership, if it has not ended before.
     pub(super) fn leave(&self, member: u64, keep_commits: bool) {
+        let Some(events) = lock(&self.0.state).members.remove(&member) else { return };
+        // Events that nobody took hold readers, which take the lock when they go; one may still stand in a channel whose
+        // other end is gone.
+        drop(events);
         let mut state = lock(&self.0.state);
-        // Dropped below, without the lock: events that nobody took hold readers, which take the lock when they go.
-        let Some(events) = state.members.remove(&member) else { return };
         state.welcomed.remove(&member);
         let owned: Vec<_> =
             state.owners.iter().filter(|(_, owner)| owner.member == member).map(|(p, _)| p.clone()).collect();
@@ -384,7 +386,6 @@ impl MemoryGroup {
             }
         }
         drop(state);
-        drop(events);
         self.wake();
         self.rebalance_beside();
     }
