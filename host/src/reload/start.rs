@@ -79,6 +79,9 @@ fn again(
         let path = history.artifact(&plugin.digest).ok_or("its artifact was not kept")?;
         let loaded = WasmTransform::load(runtime, &step.plugin, &path, &step.config, &step.grants, step.limits);
         let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
+        if loaded.digest().to_string() != plugin.digest {
+            return Err(format!("{} is not what was kept there", path.display()));
+        }
         before.transforms.push(Arc::new(loaded));
     }
     Ok(before)
