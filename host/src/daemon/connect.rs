@@ -28,8 +28,9 @@ use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::generation::{Generation, Live, Outlet, Spec};
 use crate::pipeline::journal::Journal;
-use crate::pipeline::line::{Line, LineOutput, Rehearsal};
+use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
+use crate::pipeline::shadow::Shadowing;
 use crate::pipeline::tap::Tap;
 use crate::pipeline::{DeadLetters, Sink, SourceError, Transform, Wants};
 use crate::sqlite::{SqliteError, SqliteJournal, SqliteSink};
@@ -196,7 +197,7 @@ impl Connector<'_> {
             topics: pipeline.source.topics.clone(),
             live: Live::begin(generation),
             tap,
-            rehearsal: Rehearsal::default(),
+            shadowing: Shadowing::default(),
             outputs,
             dead_letters,
             compute: self.compute.clone(),

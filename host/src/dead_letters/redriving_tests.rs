@@ -23,9 +23,10 @@ use crate::pipeline::dead_letter_file::FileDeadLetters;
 use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::generation::{Generation, Live, Outlet, Spec};
-use crate::pipeline::line::{Line, LineOutput, Rehearsal};
+use crate::pipeline::line::{Line, LineOutput};
 use crate::pipeline::meters::Meters;
 use crate::pipeline::redrive::Redriver;
+use crate::pipeline::shadow::Shadowing;
 use crate::pipeline::tap::Tap;
 use crate::pipeline::{
     BatchLimits, CellSpec, DeadLetter, DeadLetters as _, FailureKind, Sink as _, SourceError, Subscription, Transform,
@@ -75,7 +76,7 @@ fn redriver(dir: &Path, table: &MemorySink) -> Redriver {
         topics: vec!["orders".into()],
         live: Live::begin(Generation::new(&transforms, spec)),
         tap: Tap::default(),
-        rehearsal: Rehearsal::default(),
+        shadowing: Shadowing::default(),
         outputs: vec![LineOutput { name: "default".to_owned(), sink: Arc::new(table.clone()) }],
         dead_letters: Arc::new(FileDeadLetters::open(letters_of(dir)).expect("a file")),
         compute: Compute::start(1).expect("a thread"),

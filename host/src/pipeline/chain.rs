@@ -42,7 +42,7 @@ pub struct Run {
     /// It was cut out of a batch that trapped twice.
     pub is_cut: bool,
     /// Nothing of it counts, whatever it gives: nobody sees it.
-    pub is_rehearsal: bool,
+    pub is_aside: bool,
 }
 
 /// What a run of the chain gave.
@@ -246,7 +246,7 @@ impl Chain {
 
     async fn all_steps(&self, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<(), Stop> {
         if self.steps.is_empty() && !batch.is_empty() {
-            if self.tap.is_on() && !run.is_rehearsal {
+            if self.tap.is_on() && !run.is_aside {
                 self.tap.passed(tap::Of { at: None, plugin: "", routes: &[], encoder: &self.encoder }, &batch);
             }
             output.stages.push(Stage::pass(batch));
@@ -274,7 +274,7 @@ impl Chain {
     /// One step: decode, apply, and the batch for the next step.
     async fn step(&self, at: usize, batch: Arc<Batch>, run: Run, output: &mut ChainOutput) -> Result<Arc<Batch>, Stop> {
         let mut extracted = self.steps[at].extractor.extract(&batch);
-        let is_tapped = self.tap.is_on() && !run.is_rehearsal;
+        let is_tapped = self.tap.is_on() && !run.is_aside;
         if is_tapped {
             self.tap.rejected(self.tap_of(at), &batch, &extracted.rejects);
         }
@@ -484,7 +484,7 @@ mod tests {
     use crate::pipeline::Subscription;
     use crate::record::{Digest, Offset, TopicPartition};
 
-    const CUT: Run = Run { failed_attempts: 3, is_cut: true, is_rehearsal: false };
+    const CUT: Run = Run { failed_attempts: 3, is_cut: true, is_aside: false };
 
     fn batch(values: &[&str]) -> Arc<Batch> {
         let mut batch = Batch::new(TopicPartition::new("t", 0));

@@ -3,7 +3,7 @@
 //! In: what the plugins of a run said. Out: the same in logs and metrics. Everything here but the live generation stays
 //! as it is for as long as the pipeline runs.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::gate::Gate;
 use super::generation::Live;
 use super::journal::Journal;
 use super::meters::Meters;
-use super::shadow::Shadow;
+use super::shadow::Shadowing;
 use super::tap::Tap;
 use super::write_clock::{h_of, write_time};
 use super::{BatchLimits, DeadLetters, Sink};
@@ -35,8 +35,8 @@ pub struct Line {
     pub live: Live,
     /// Where its records can be looked at.
     pub tap: Tap,
-    /// What is rehearsed beside it.
-    pub rehearsal: Rehearsal,
+    /// What runs beside them for a report.
+    pub shadowing: Shadowing,
     /// Where rows go; `default` among them, unless nothing ever goes there.
     pub outputs: Vec<LineOutput>,
     /// Where failed records go.
@@ -63,28 +63,6 @@ pub struct Line {
     pub excess: Excess,
     /// Keeps what its write times rest on; none where nothing that it writes has one.
     pub journal: Option<Arc<dyn Journal>>,
-}
-
-/// A candidate that runs beside the live generation, where there is one.
-#[derive(Default)]
-pub struct Rehearsal(RwLock<Option<Arc<Shadow>>>);
-
-impl Rehearsal {
-    /// It begins.
-    pub fn begin(&self, shadow: Arc<Shadow>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shadow);
-    }
-
-    /// It is over.
-    pub fn end(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// The candidate, while records are wanted.
-    #[must_use]
-    pub fn get(&self) -> Option<Arc<Shadow>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|shadow| shadow.is_open())
-    }
 }
 
 /// One output of a line.

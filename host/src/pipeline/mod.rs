@@ -4,6 +4,7 @@
 //! [`task`] reads in the order in which a batch travels. This room knows no vendor: Kafka, Cassandra, SQLite and the
 //! Wasm runtime stand behind the traits of [`seams`], each with a production and a memory implementation.
 
+mod beside;
 pub mod bounds;
 pub mod breaker;
 pub mod chain;
@@ -16,6 +17,7 @@ pub mod encode;
 pub mod excess;
 pub mod gate;
 pub mod generation;
+mod going_over;
 pub mod journal;
 mod journaling;
 pub mod json_patch;

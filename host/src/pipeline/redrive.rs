@@ -101,7 +101,7 @@ impl Redriver {
         let shared = Arc::new(Shared {
             line: Arc::clone(&self.line),
             partition: source.clone(),
-            generation: 0,
+            assignment: 0,
             begun: OnceLock::new(),
             end_at_start: Offset(0),
             hands: Mutex::new(VecDeque::from([hand])),

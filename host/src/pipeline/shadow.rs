@@ -1,12 +1,12 @@
-//! A candidate that runs beside the live generation on live records: a rehearsal.
+//! A candidate that runs beside the live generation on live records.
 //!
 //! In: what the live one made of a part, and what the candidate makes of the same. Out: [`Differences`]: rows that would
 //! change, come or be missing, by field, with the first examples, and what both cost. What the candidate says goes nowhere
-//! else. Values are told to whoever asked for the rehearsal, with what the configuration keeps secret masked; what is kept
+//! else. Values are told to whoever asked for it, with what the configuration keeps secret masked; what is kept
 //! has none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -79,7 +79,29 @@ impl Differences {
     }
 }
 
-/// A rehearsal under way.
+/// A candidate that runs beside the live generation, where there is one.
+#[derive(Default)]
+pub struct Shadowing(RwLock<Option<Arc<Shadow>>>);
+
+impl Shadowing {
+    /// It begins.
+    pub fn begin(&self, shadow: Arc<Shadow>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shadow);
+    }
+
+    /// It is over.
+    pub fn end(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The candidate, while records are wanted.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Shadow>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|shadow| shadow.is_open())
+    }
+}
+
+/// A candidate, and what is known of it.
 pub struct Shadow {
     candidate: Arc<Generation>,
     /// Records that are wanted.

@@ -28,7 +28,8 @@ pub(super) const WATCHDOG_TOLD_EVERY: Duration = Duration::from_secs(10);
 pub struct Shared {
     pub(super) line: Arc<Line>,
     pub(super) partition: TopicPartition,
-    pub(super) generation: u64,
+    /// The generation of its assignment.
+    pub(super) assignment: u64,
     /// How it began; none until it has.
     pub(super) begun: OnceLock<Begun>,
     /// Below here others may have written before this task.
@@ -189,7 +190,7 @@ impl Shared {
         {
             let mut tracker = self.tracker();
             for (offset, outputs) in outputs {
-                tracker.acknowledge(self.generation, offset, outputs);
+                tracker.acknowledge(self.assignment, offset, outputs);
             }
         }
         self.commit_done();

@@ -17,8 +17,9 @@ use super::compute::Compute;
 use super::excess::Excess;
 use super::gate::Gate;
 use super::generation::{Generation, Live, Outlet, Spec};
-use super::line::{Line, LineOutput, Rehearsal};
+use super::line::{Line, LineOutput};
 use super::meters::Meters;
+use super::shadow::Shadowing;
 use super::tap::Tap;
 use super::{BatchLimits, CellSpec, FailureKind, Sink, Subscription, Transform, TrapKind};
 use crate::clock::ManualClock;
@@ -133,7 +134,7 @@ impl World {
             topics: vec![TOPIC.into()],
             live: Live::begin(generation),
             tap: Tap::default(),
-            rehearsal: Rehearsal::default(),
+            shadowing: Shadowing::default(),
             outputs: vec![output("default", &self.table), output("alerts", &self.alerts)],
             dead_letters: Arc::new(self.letters.clone()),
             compute,

@@ -128,7 +128,7 @@ impl Task {
         let shared = Arc::new(Shared {
             line: Arc::clone(line),
             partition: assignment.partition,
-            generation: assignment.generation,
+            assignment: assignment.generation,
             begun: OnceLock::new(),
             end_at_start: assignment.end_at_start,
             hands: Mutex::new(VecDeque::from([hand])),

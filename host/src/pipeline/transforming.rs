@@ -4,15 +4,14 @@
 //! part is a job of its own on the compute threads, so that other tasks get their turn, what fails is seen at once by
 //! the breaker, and a task that is stopped leaves the rest of a batch that was cut for whoever goes on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::chain::{Halt, HaltReason, RecordFailure, Run};
-use super::checkpoint::{EpochPlan, EpochsUsedUp};
+use super::chain::{Halt, HaltReason, RecordFailure};
 use super::compute::Panicked;
 use super::excess::{Excess, Room};
 use super::gate::PausedBy;
@@ -20,17 +19,13 @@ use super::generation::{Generation, Processed};
 use super::journaling::Journaling;
 use super::line::{Line, Stamped};
 use super::parts::{Part, Parts};
-use super::probation::Made;
-use super::shared::{Flow, Hand, Shared, WATCHDOG_TOLD_EVERY};
+use super::shared::{Flow, Shared, WATCHDOG_TOLD_EVERY};
 use super::stamping::{Inexact, NewWall, Stamper};
 use super::task::{TaskError, Write};
 use super::write_clock::{Decision, write_time};
 use super::writing::Writing;
 use crate::config::Poison;
 use crate::record::{Batch, Offset};
-
-/// How soon it is looked again whether what is done is committed.
-const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_millis(2);
 
 /// A batch, and who handles the part of it that is at hand.
 #[derive(Clone, Copy)]
@@ -99,7 +94,7 @@ impl Transforming {
                 "a write time does not follow its record's own time (the first of its batch)"
             );
         }
-        let (source, assignment) = (Arc::new(batch), self.shared.generation);
+        let (source, assignment) = (Arc::new(batch), self.shared.assignment);
         Ok((Stamped { source, write_times, below, assignment, read_at: Instant::now() }, walls))
     }
 
@@ -124,7 +119,7 @@ impl Transforming {
             let flow = match self.process(work, &part).await? {
                 Ok(processed) => {
                     self.shared.goes_on();
-                    self.rehearse(work, &part, &processed).await;
+                    self.shadow(work, &part, &processed).await;
                     let needed = Excess::needed(read_bytes(&stamped, &part), &processed.sink_batches);
                     match self.line.excess.try_take(needed, room.take()) {
                         Some(room) => self.emit(work, part, processed, room, &mut parts).await,
@@ -146,98 +141,7 @@ impl Transforming {
         Ok(Flow::GoOn)
     }
 
-    /// Goes over to the live generation, where that is another, from a row of the batch on: nothing of it has been written
-    /// yet. Others may have written these records under the old one before this task: then the next epoch beats theirs.
-    /// Whoever goes on after a sudden death knows of it: it stands in the journal before the first write, or else beside
-    /// the committed offset.
-    async fn go_over(&self, stamped: &mut Arc<Stamped>, row: usize) -> Flow {
-        let hand = self.shared.hand();
-        let live = self.line.live.get();
-        if Arc::ptr_eq(&hand.generation, &live) {
-            return Flow::GoOn;
-        }
-        let at = Offset(stamped.source.offsets[row]);
-        let began = Instant::now();
-        let mut next = Hand { from: at, generation: live, epochs: hand.epochs };
-        if !hand.generation.is_same_version(&next.generation) {
-            match self.epochs_of_next(&hand, at) {
-                Ok(epochs) => next.epochs = epochs,
-                Err(used_up) => {
-                    self.note_waiting_behind(&next.generation, &used_up);
-                    return Flow::GoOn;
-                }
-            }
-            if self.tell_of(&next, stamped.h_below(row)).await == Flow::Stop {
-                return Flow::Stop;
-            }
-            if next.epochs != hand.epochs {
-                *stamped = Arc::new(stamped.under(next.epochs, row));
-            }
-        }
-        self.shared.hand_over(next);
-        *self.went_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
-        Flow::GoOn
-    }
-
-    /// The epochs of another version that takes over from somebody at an offset. Where that would be one epoch too many,
-    /// it takes over behind what is redelivered; the way back from one that is not good enough is no matter of leisure.
-    fn epochs_of_next(&self, hand: &Hand, at: Offset) -> Result<EpochPlan, EpochsUsedUp> {
-        let end = self.shared.end_at_start.0;
-        if hand.generation.is_revoked() {
-            hand.epochs.above(at.0, end)
-        } else {
-            hand.epochs.above_at_leisure(at.0, end)
-        }
-    }
-
-    /// Told once for each generation.
-    fn note_waiting_behind(&self, next: &Generation, used_up: &EpochsUsedUp) {
-        let told = self.waits_behind.swap(next.number, Ordering::Relaxed);
-        if told != next.number {
-            tracing::warn!(
-                pipeline = %self.line.name, partition = %self.shared.partition, generation = next.number,
-                "it takes over at offset {} only: what stands before that may have been written already, by so many \
-                 versions that hardly a write time is left above theirs; the version before handles it",
-                used_up.to
-            );
-        }
-    }
-
-    /// The first part of another generation goes on its way.
-    fn note_gone_over(&self, generation: &Generation) {
-        let began = self.went_over.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(pause) = began.map(|began| began.elapsed()) {
-            self.line.meters.gone_over(pause);
-            let (partition, number, pause_us) = (&self.shared.partition, generation.number, pause.as_micros() as u64);
-            tracing::debug!(pipeline = %self.line.name, %partition, generation = number, pause_us, "went over");
-        }
-    }
-
-    /// Makes known who handles the records from an offset on, whose last record below has this write time.
-    async fn tell_of(&self, next: &Hand, h_below: i64) -> Flow {
-        if let Some(journaling) = &self.journaling {
-            journaling.lock().await.handed_over((next.from, h_below), next);
-            return Flow::GoOn;
-        }
-        // Without a journal, what others have begun is finished first.
-        while !self.shared.is_committed_below(next.from) {
-            tokio::select! {
-                () = self.shared.stop.cancelled() => return Flow::Stop,
-                () = tokio::time::sleep(COMMITS_LOOKED_AT_EVERY) => {}
-            }
-        }
-        self.shared.hand_over(next.clone());
-        self.shared.commit(next.from, h_below);
-        while !self.shared.is_committed_below(next.from) {
-            tokio::select! {
-                () = self.shared.stop.cancelled() => return Flow::Stop,
-                () = tokio::time::sleep(COMMITS_LOOKED_AT_EVERY) => {}
-            }
-        }
-        Flow::GoOn
-    }
-
-    async fn process(&self, work: Work<'_>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
+    pub(super) async fn process(&self, work: Work<'_>, part: &Part) -> Result<Result<Processed, Halt>, Panicked> {
         let (stamped, rows, run) = (Arc::clone(work.stamped), part.rows.clone(), part.run);
         let generation = Arc::clone(work.generation);
         let (begin, mut begun) = tokio::sync::oneshot::channel();
@@ -372,65 +276,6 @@ impl Transforming {
         let writing = Writing::begin(&self.shared, work, processed.sink_batches, processed.failures).await;
         self.decide(stamped, &part, &writing);
         self.send(writing, room, stamped, part.rows.end == stamped.source.len()).await
-    }
-
-    /// The generation's rows are about to be written; not where it was rolled back since it has made them, and another can
-    /// take its place.
-    fn note_handled(&self, work: Work<'_>, part: &Part) -> bool {
-        let offsets = &work.stamped.source.offsets[part.rows.clone()];
-        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return true };
-        let is_its = work.generation.note_handled(&self.shared.partition, (Offset(*first), Offset(last + 1)));
-        is_its || self.epochs_of_next(&self.shared.hand(), Offset(*first)).is_err()
-    }
-
-    /// Holds a generation that has just gone live against the one before it, on this part. Where it is not good enough, the
-    /// one before is live again, and runs this part anew: nothing of it has been written.
-    async fn is_breach(&self, work: Work<'_>, part: &Part, processed: &Processed) -> bool {
-        let Some(probation) = work.generation.probation.as_ref().filter(|probation| probation.is_open()) else {
-            return false;
-        };
-        let Some(before) = probation.before() else { return false };
-        let made = Made::of(processed, part.rows.len());
-        if !probation.wants(&made) {
-            return false;
-        }
-        let same = Part { run: Run { is_rehearsal: true, ..Run::default() }, ..part.clone() };
-        if work.generation.chain.asks().is_some() || before.chain.asks().is_some() {
-            // Nobody is asked twice for a rehearsal: a trap needs no comparison, and all else may have its reasons.
-            let cause = probation.compare(&made, &made.but_for_traps());
-            return self.go_back(work.generation, &before, cause);
-        }
-        // Where the one before comes to nothing, or Pelton itself is at fault, there is nothing to compare with.
-        let Ok(Ok(again)) = self.process(Work { generation: &before, ..work }, &same).await else { return false };
-        let cause = probation.compare(&made, &Made::of(&again, part.rows.len()));
-        self.go_back(work.generation, &before, cause)
-    }
-
-    /// Lets a candidate run the same part, where one is rehearsed. What it says goes nowhere but into the report.
-    async fn rehearse(&self, work: Work<'_>, part: &Part, live: &Processed) {
-        let Some(shadow) = self.line.rehearsal.get() else { return };
-        let same = Part { run: Run::default(), ..part.clone() };
-        let candidate = Work { generation: shadow.candidate(), ..work };
-        let records = part.rows.len();
-        match self.process(candidate, &same).await {
-            Ok(Ok(processed)) => shadow.compare(&work.stamped.source, records, live, &processed),
-            // It trapped over several records: all of them count as failed, since nobody cuts for a rehearsal.
-            Ok(Err(halt)) => {
-                let mut none = Processed::empty();
-                let failure = RecordFailure::new("rehearsal", "halted", &halt.cause);
-                let origins = part.rows.clone().map(|row| work.stamped.source.origins[row]);
-                none.failures = origins.map(|origin| (origin, failure.clone())).collect();
-                shadow.compare(&work.stamped.source, records, live, &none);
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn go_back(&self, from: &Arc<Generation>, to: &Arc<Generation>, cause: Option<String>) -> bool {
-        let Some(cause) = cause else { return false };
-        tracing::warn!(pipeline = %self.line.name, generation = from.number, "not good enough: {cause}");
-        self.line.live.put_back(from, to);
-        true
     }
 
     /// Waits for room for rows that are larger than their records; none where the task is stopped. Others hold what is

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::config::{self, Environment, Problem, Project};
@@ -89,7 +90,7 @@ pub(super) fn read(
 ///
 /// # Errors
 /// What went otherwise than it should.
-pub(super) fn rehearse(
+pub(super) fn try_out(
     prepared: &PreparedPipeline,
     runtime: &Arc<Runtime>,
     stages: &mut Stages,

@@ -209,7 +209,7 @@ mod tests {
             at_ms,
             trigger: "reload".into(),
             cause: None,
-            rehearsed: None,
+            shadow: None,
             handled: Vec::new(),
         }
     }

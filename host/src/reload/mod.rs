@@ -10,9 +10,14 @@
 //! ```
 
 mod candidate;
+mod going_back;
 mod history;
 mod reloader;
 mod start;
+mod taking_over;
+mod telling;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use history::{History, HistoryError};

@@ -1,20 +1,29 @@
 //! The reloader with generations that need no plugin: who is live, and what the history says of it.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::History;
-use super::*;
+use super::History;
+use super::reloader::{Parts, Reloader};
 use crate::clock::ManualClock;
-use crate::config::{Format, Poison, ProcessEnvironment};
+use crate::config::{Environment, Format, Mask, Poison, ProcessEnvironment};
 use crate::memory::MemoryDeadLetters;
 use crate::pipeline::BatchLimits;
 use crate::pipeline::compute::Compute;
 use crate::pipeline::excess::Excess;
 use crate::pipeline::gate::{Gate, PausedBy};
-use crate::pipeline::generation::{Live, Spec};
+use crate::pipeline::generation::{Generation, Live, Spec};
+use crate::pipeline::line::Line;
 use crate::pipeline::meters::Meters;
 use crate::pipeline::probation::Made;
+use crate::pipeline::shadow::Shadowing;
 use crate::pipeline::tap::Tap;
+use crate::plugin::Runtime;
+use crate::startup::PreparedPipeline;
+use crate::status::StatusBoard;
+use crate::status::reloads::{ReloadRequest, Stage};
+use crate::telemetry::Telemetry;
 
 const NAME: &str = "orders";
 
@@ -30,7 +39,7 @@ fn line() -> Arc<Line> {
         topics: Vec::new(),
         live: Live::begin(generation(1)),
         tap: Tap::default(),
-        rehearsal: crate::pipeline::line::Rehearsal::default(),
+        shadowing: Shadowing::default(),
         outputs: Vec::new(),
         dead_letters: Arc::new(MemoryDeadLetters::new()),
         compute: Compute::start(1).expect("a thread"),

@@ -98,9 +98,9 @@ pub struct GenerationStatus {
     /// Why it was refused, or rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// What its rehearsal found, without values.
+    /// What its shadow run found, without values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsed: Option<Differences>,
+    pub shadow: Option<Differences>,
     /// What a generation that was rolled back had handled, by partition: `topic/0:100-200`, the last offset included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handled: Vec<String>,
@@ -117,7 +117,7 @@ pub struct PipelineReload {
     pub unchanged: bool,
     /// The stages that the candidate went through.
     pub stages: Vec<Reached>,
-    /// What it would make otherwise, where it was rehearsed.
+    /// What it would make otherwise, where it ran beside the live one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differences: Option<Differences>,
     /// Why the candidate is not live.
@@ -156,7 +156,7 @@ pub struct ReloadRequest {
     pub force: bool,
     /// Without being held against the one before: it is slower or stricter on purpose.
     pub trust: bool,
-    /// Rehearse it beside the live one over so many records first.
+    /// Let it run beside the live one over so many records first.
     pub shadow: Option<u64>,
     /// Stop before it goes live.
     pub dry_run: bool,

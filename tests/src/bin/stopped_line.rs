@@ -19,8 +19,9 @@ use pelton::pipeline::discard::DiscardLetters;
 use pelton::pipeline::excess::Excess;
 use pelton::pipeline::gate::Gate;
 use pelton::pipeline::generation::{Generation, Live, Outlet, Spec};
-use pelton::pipeline::line::{Line, LineOutput, Rehearsal};
+use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
+use pelton::pipeline::shadow::Shadowing;
 use pelton::pipeline::tap::Tap;
 use pelton::pipeline::{BatchLimits, Pending, Sink, SubscribedParts, Subscription, Transform, Wants, Written};
 use pelton::record::SinkBatch;
@@ -135,7 +136,7 @@ fn line(topic: &str, made_bytes: usize, sink: StoppedSink) -> Result<Line, Failu
         topics: vec![topic.to_owned()],
         live,
         tap: Tap::default(),
-        rehearsal: Rehearsal::default(),
+        shadowing: Shadowing::default(),
         outputs: vec![output],
         dead_letters: Arc::new(DiscardLetters),
         compute: Compute::start(THREADS)?,

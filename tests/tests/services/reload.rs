@@ -251,7 +251,7 @@ async fn a_file_that_changes_is_taken_over_by_itself_and_an_operator_can_go_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_is_rehearsed_beside_the_live_version_and_writes_nothing() {
+async fn a_candidate_runs_beside_the_live_version_and_writes_nothing() {
     with_keyspace(|keyspace: Arc<Keyspace>| async move {
         let mut stage = Stage::begin(&keyspace, "{ watch: false, settle: 1 s }").await;
         stage.send(100).await;

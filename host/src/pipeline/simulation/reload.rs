@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::journal::{Reason, Timeline};
 use super::super::probation::{Probation, Rules};
+use super::super::shadow::Shadow;
 use super::*;
 use crate::memory::OwnedCell;
 
@@ -389,13 +390,16 @@ async fn a_generation_that_was_rolled_back_writes_nothing_that_was_not_told() {
     assert_eq!(world.assert_history_holds(0), BTreeSet::from([1]));
 }
 
-/// Nobody who looks at a pipeline sees what the generation before makes of the same records, to be held against the new.
+/// Nobody who looks at a pipeline sees what the generation before makes of the same records, to be held against the new, nor
+/// what a candidate makes of them.
 #[tokio::test]
-async fn a_rehearsal_is_not_seen_in_the_tap() {
+async fn what_runs_beside_is_not_seen_in_the_tap() {
     let world = world(1);
     let daemon = world.start_with(&stamping(1), Duration::from_secs(5));
-    let rehearsed = Arc::new(stamping_alone(1));
-    let before = Arc::new(world.generation_with_tap(2, &[Arc::clone(&rehearsed) as _], &daemon.line.tap));
+    let (held_against, shadow) = (Arc::new(stamping_alone(1)), Arc::new(stamping_alone(3)));
+    let before = Arc::new(world.generation_with_tap(2, &[Arc::clone(&held_against) as _], &daemon.line.tap));
+    let candidate = Arc::new(world.generation_with_tap(4, &[Arc::clone(&shadow) as _], &daemon.line.tap));
+    daemon.line.shadowing.begin(Arc::new(Shadow::new(candidate, 100, &daemon.line.outputs, Mask::default())));
     let probation = Probation::after(before, Rules::default());
     let new = world.generation_with_tap(3, &stamping(2), &daemon.line.tap).on(probation);
     daemon.line.live.put(Arc::new(new));
@@ -406,7 +410,8 @@ async fn a_rehearsal_is_not_seen_in_the_tap() {
         eventually("it is done", || world.is_done()).await;
     }
     assert!(daemon.stop().await);
-    assert!(rehearsed.calls() > 0, "some were held against each other");
+    assert!(held_against.calls() > 0, "some were held against each other");
+    assert_eq!(shadow.calls(), 10);
     let mut seen = 0;
     while sights.try_recv().is_ok() {
         seen += 1;

@@ -12,8 +12,9 @@ use pelton::pipeline::compute::Compute;
 use pelton::pipeline::excess::Excess;
 use pelton::pipeline::gate::Gate;
 use pelton::pipeline::generation::{Generation, Live, Outlet, Spec};
-use pelton::pipeline::line::{Line, LineOutput, Rehearsal};
+use pelton::pipeline::line::{Line, LineOutput};
 use pelton::pipeline::meters::Meters;
+use pelton::pipeline::shadow::Shadowing;
 use pelton::pipeline::tap::Tap;
 use pelton::pipeline::{BatchLimits, Sink, Source, Transform};
 use pelton::plugin::cases::{self, Problem};
@@ -153,7 +154,7 @@ impl Pipeline {
             topics: vec![name.to_owned()],
             live,
             tap: Tap::default(),
-            rehearsal: Rehearsal::default(),
+            shadowing: Shadowing::default(),
             outputs: sinks.iter().map(output).collect(),
             dead_letters: Arc::new(letters.clone()),
             compute: compute.clone(),
