@@ -10,3 +10,4 @@ pub mod process;
 pub mod proxy;
 pub mod services;
 pub mod stamps;
+pub mod topics;

@@ -23,6 +23,18 @@ pub(super) struct DaemonArgs {
     admin: Option<SocketAddr>,
 }
 
+/// One pipeline of a running daemon.
+#[derive(Debug, clap::Args)]
+pub(super) struct PipelineArgs {
+    /// The pipeline's name: the stem of its file
+    pub(super) pipeline: String,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// An address, or a name of this machine: who answers under another machine's name is up to whoever answers for names.
 fn address(text: &str) -> Result<SocketAddr, String> {
     const WHAT: &str = "write a host and a port, like 127.0.0.1:8787 or localhost:8787";

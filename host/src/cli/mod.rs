@@ -76,17 +76,17 @@ enum Verb {
     /// Print what a running daemon is doing: pipelines, partitions, lag, rates, dead letters
     Status(status::Args),
     /// Let a pipeline finish what is under way, commit, and stand still
-    Pause(pause::Args),
+    Pause(daemon_address::PipelineArgs),
     /// Let a paused pipeline read on
-    Resume(pause::Args),
+    Resume(daemon_address::PipelineArgs),
     /// Let a paused pipeline go on at another place
     Seek(seek::Args),
     /// Take over plugins and steps that have changed, while records flow
     Reload(reload::ReloadArgs),
     /// Let the generation of a pipeline's steps that was live before be live again
-    Rollback(reload::Args),
+    Rollback(daemon_address::PipelineArgs),
     /// List the generations of a pipeline's steps, and what became of them
-    Generations(reload::Args),
+    Generations(daemon_address::PipelineArgs),
     /// Read records again, as they were read, beside the daemon
     Replay(replay::Args),
     /// Show live records of a running daemon, before and after each step

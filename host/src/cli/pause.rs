@@ -1,25 +1,13 @@
 //! `pelton pause` and `pelton resume`: tell a running daemon to let a pipeline stand still, or to read on.
 
-use super::daemon_address::{DaemonArgs, failure};
+use super::daemon_address::{PipelineArgs, failure};
 use super::{Exit, Failure, Outcome, note, say, say_json};
 use crate::admin::view::PipelineAnswer;
-
-/// Arguments of both verbs.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The pipeline's name: the stem of its file
-    pipeline: String,
-    #[command(flatten)]
-    daemon: DaemonArgs,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// `pelton pause`: returns when what was under way is finished and committed; at the latest after the project's `drain`,
 /// and then with exit code 1, as it is not. So it is where the pipeline failed before, and what it had done could not be
 /// committed.
-pub(super) fn pause(args: Args) -> Outcome {
+pub(super) fn pause(args: PipelineArgs) -> Outcome {
     let answer = args.daemon.client()?.pause(&args.pipeline).map_err(failure)?;
     show(&args, &answer)?;
     if let Some(failed) = &answer.failed {
@@ -31,13 +19,13 @@ pub(super) fn pause(args: Args) -> Outcome {
 }
 
 /// `pelton resume`
-pub(super) fn resume(args: Args) -> Outcome {
+pub(super) fn resume(args: PipelineArgs) -> Outcome {
     let answer = args.daemon.client()?.resume(&args.pipeline).map_err(failure)?;
     show(&args, &answer)?;
     Ok(Exit::Success)
 }
 
-fn show(args: &Args, answer: &PipelineAnswer) -> Result<(), Failure> {
+fn show(args: &PipelineArgs, answer: &PipelineAnswer) -> Result<(), Failure> {
     if args.json {
         return say_json(answer);
     }

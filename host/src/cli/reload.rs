@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::daemon_address::{DaemonArgs, failure};
+use super::daemon_address::{DaemonArgs, PipelineArgs, failure};
 use super::table::{Side, Table, plain, time};
 use super::{Exit, Failure, Outcome, is_no_project, note, say, say_json};
 use crate::admin::client::AdminClient;
@@ -53,18 +53,6 @@ pub(super) struct ReloadArgs {
     /// Return when what went live has settled, or was rolled back
     #[arg(long)]
     wait: bool,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Arguments about one pipeline.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The pipeline's name: the stem of its file
-    pipeline: String,
-    #[command(flatten)]
-    daemon: DaemonArgs,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -129,7 +117,7 @@ pub(super) fn reload(mut args: ReloadArgs) -> Outcome {
 }
 
 /// `pelton rollback`
-pub(super) fn rollback(args: Args) -> Outcome {
+pub(super) fn rollback(args: PipelineArgs) -> Outcome {
     let client = args.daemon.client()?;
     let answer = client.rollback(&args.pipeline).map_err(failure)?;
     let generations = client.generations(&args.pipeline).map_err(failure)?;
@@ -147,7 +135,7 @@ pub(super) fn rollback(args: Args) -> Outcome {
 }
 
 /// `pelton generations`
-pub(super) fn generations(args: Args) -> Outcome {
+pub(super) fn generations(args: PipelineArgs) -> Outcome {
     let generations = args.daemon.client()?.generations(&args.pipeline).map_err(failure)?;
     if args.json {
         say_json(&generations)?;

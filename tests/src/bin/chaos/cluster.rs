@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pelton_tests::process::{Process, free_port, repository};
+use pelton_tests::topics::looking;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -184,18 +185,6 @@ fn is_replicated(consumer: &BaseConsumer) -> bool {
     let Ok(metadata) = consumer.fetch_metadata(None, Duration::from_secs(10)) else { return false };
     let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
     metadata.brokers().len() == BROKERS && partitions.into_iter().all(|partition| partition.isr().len() == BROKERS)
-}
-
-/// A consumer that joins nothing.
-pub(super) fn looking(brokers: &str, group: &str) -> Result<BaseConsumer, Failure> {
-    Ok(ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", group)
-        .set("client.id", "chaos-looking")
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error")
-        .set("fetch.queue.backoff.ms", "10")
-        .create()?)
 }
 
 /// Makes a topic on all brokers, two of which must have a record before it counts.

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use pelton_tests::process::get;
 use pelton_tests::proxy::Proxy;
+use pelton_tests::topics::looking;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
-use super::cluster::{BROKERS, BrokerPorts, Brokers, Cassandra, create_topic, looking};
+use super::cluster::{BROKERS, BrokerPorts, Brokers, Cassandra, create_topic};
 use super::daemons::{Slot, create_table};
 use super::expect::Pile;
 use super::faults::{Fault, Tally};

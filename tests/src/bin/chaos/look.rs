@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::TryStreamExt as _;
+use pelton_tests::topics::{ANSWER, each};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -20,39 +20,11 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::cluster::looking;
 use super::decisions::{Said, Why};
 use super::expect::{Alert, Cell, Letter, Rows, Stands};
 use super::ledger::hash;
 use super::records::{Column, NUMBER, PARTITIONS, Value};
 use super::{ALERTS, Failure, JOURNAL, LETTERS, ORDERS, TABLE};
-
-/// How long a broker may take to answer.
-const ANSWER: Duration = Duration::from_secs(60);
-
-/// Every record of a topic, partition by partition, in offset order.
-fn each(brokers: &str, topic: &str, mut visit: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
-    let consumer = looking(brokers, "chaos-compare")?;
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
-    let partitions = metadata.topics().first().map(|topic| topic.partitions().len()).unwrap_or_default();
-    for partition in 0..partitions as i32 {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
-        if low == high {
-            continue;
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(low))?;
-        consumer.assign(&list)?;
-        loop {
-            let message = consumer.poll(ANSWER).ok_or_else(|| format!("{topic}/{partition}: no record came"))??;
-            visit(&message);
-            if message.offset() + 1 >= high {
-                break;
-            }
-        }
-    }
-    Ok(())
-}
 
 fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
     let headers = message.headers()?;

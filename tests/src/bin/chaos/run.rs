@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pelton_tests::process::repository;
+use pelton_tests::topics::looking;
 use tokio::time::{Instant, sleep};
 
-use super::cluster::looking;
 use super::decisions::walls;
 use super::expect::{Findings, Found, ahead, compare, expect};
 use super::field::Field;
