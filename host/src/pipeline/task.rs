@@ -1,9 +1,9 @@
 //! One pipeline on one partition. Reads in the order in which a batch travels:
 //!
 //! ```text
-//!  Reader::next_batch ─► stamp ─► Line::process ─► Sink::write ─► Tracker::acknowledge ─► Committer::commit
-//!        read              transform (compute threads)                    acknowledge
-//!                                      └──► DeadLetters::write ──────────────┘
+//!  Reader::next_batch ─► stamp ─► Generation::process ─► Sink::write ─► Tracker::acknowledge ─► Committer::commit
+//!        read              transform (compute threads)                          acknowledge
+//!                                      └──► DeadLetters::write ────────────────────┘
 //! ```
 //!
 //! Three loops joined by bounded queues, so that the waits of one overlap the work of another. The order of records is
@@ -11,8 +11,8 @@
 //! be dropped anywhere, and whoever goes on repeats what was under way with the very same write times.
 //!
 //! Here are the assembly, the first loop and the last. `transforming` is the middle one, `stamping` its clock,
-//! `journaling` what it writes down before its writes go out, `parts` how it cuts a batch, `writing` a part's way to being
-//! durable, `shared` what all of them know.
+//! `journaling` what it writes down before its writes go out, `going_over` how it takes on other plugins, `beside` what
+//! else runs a part, `parts` how it cuts a batch, `writing` a part's way to being durable, `shared` what all of them know.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
